@@ -1,0 +1,20 @@
+# A room is one library target, moesweep::NAME, whose public headers are include/moesweep/NAME.
+#   moesweep_room(NAME SOURCES a.cpp ... USES targets PRIVATE_USES targets [TORCH])
+# TORCH compiles with the shared precompiled header of torch.
+function(moesweep_room name)
+  cmake_parse_arguments(ARG "TORCH" "" "SOURCES;USES;PRIVATE_USES" ${ARGN})
+  set(target moesweep_${name})
+  add_library(${target} STATIC ${ARG_SOURCES})
+  add_library(moesweep::${name} ALIAS ${target})
+  target_include_directories(${target} PUBLIC $<BUILD_INTERFACE:${CMAKE_SOURCE_DIR}/include> PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})
+  target_link_libraries(${target} PUBLIC ${ARG_USES} PRIVATE ${ARG_PRIVATE_USES} moesweep_warnings)
+  if(ARG_TORCH)
+    target_link_libraries(${target} PUBLIC moesweep_torch)
+    moesweep_use_torch_pch(${target})
+  endif()
+endfunction()
+
+# One precompiled torch header for all who use torch (it is some 700 MB on disk).
+function(moesweep_use_torch_pch target)
+  target_precompile_headers(${target} REUSE_FROM moesweep_torch_pch)
+endfunction()

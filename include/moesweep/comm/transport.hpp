@@ -1,0 +1,68 @@
+// The one interface by which ranks of a gang exchange numbers. Implementations: `local` (one rank) and `mpi` (host memory).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "moesweep/core/dtype.hpp"
+
+namespace moesweep::comm {
+
+class Communicator;
+
+/// A collective that was started and not yet waited for; the buffer must live until `wait` returns. Move-only.
+class Pending {
+ public:
+  struct Impl {
+    virtual ~Impl() = default;
+    virtual void wait() = 0;
+  };
+  Pending() = default;
+  explicit Pending(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+  /// Waits for the end; does nothing when there is nothing to wait for.
+  void wait() {
+    if (impl_) impl_->wait();
+    impl_.reset();
+  }
+
+ private:
+  std::unique_ptr<Impl> impl_;
+};
+
+/// All members are collective over the gang: every rank calls them in the same order with the same arguments but for the data.
+/// `what` names the collective in messages of the watchdog. Errors are of kind `mpi`.
+class Transport {
+ public:
+  virtual ~Transport() = default;
+  virtual int rank() const = 0;
+  virtual int size() const = 0;
+
+  /// `data[i]` becomes the sum over ranks, equal on every rank bit by bit; f64, f32 and i64.
+  virtual void all_reduce_sum(void* data, std::size_t count, DType type, const char* what) = 0;
+  /// The same, started; the sum is there when the returned handle was waited for.
+  virtual Pending start_all_reduce_sum(void* data, std::size_t count, DType type, const char* what) = 0;
+  /// The bytes of every rank in rank order; ranks may give different numbers of bytes.
+  virtual std::vector<std::vector<std::byte>> all_gather(std::span<const std::byte> mine, const char* what) = 0;
+  virtual void barrier(const char* what) = 0;
+
+  // Conveniences on top of the above.
+  double all_reduce_sum(double value, const char* what);
+  std::int64_t all_reduce_sum(std::int64_t value, const char* what);
+  /// True on every rank when it is true on any.
+  bool any(bool value, const char* what) { return all_reduce_sum(static_cast<std::int64_t>(value), what) > 0; }
+};
+
+/// One rank by itself.
+std::unique_ptr<Transport> make_local_transport();
+
+/// The ranks of a communicator, over host memory. The communicator must outlive the transport.
+std::unique_ptr<Transport> make_mpi_transport(const Communicator& communicator);
+
+/// Local for one rank, else MPI.
+std::unique_ptr<Transport> make_transport(const Communicator& communicator);
+
+}  // namespace moesweep::comm

@@ -1,0 +1,54 @@
+// Domain-balanced batches of token sequences, from a token store or from synthetic domains; torch-free.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "moesweep/data/config.hpp"
+
+namespace moesweep::data {
+
+/// Sequences of one length, each from one domain. `tokens` is [sequences, length + 1]: the last token of a row is only ever a target.
+struct Batch {
+  std::int64_t length = 0;
+  std::vector<std::int32_t> tokens;
+  std::vector<std::int32_t> domains;     ///< [sequences]
+  std::vector<std::int64_t> index;       ///< [sequences], index of each in the global batch (or validation batch)
+
+  std::int64_t sequences() const { return static_cast<std::int64_t>(domains.size()); }
+};
+
+/// Where sequences come from. Every member is a pure function of its arguments and the config, whatever the rank.
+class Source {
+ public:
+  virtual ~Source() = default;
+  virtual std::int64_t vocabulary() const = 0;
+  virtual std::int64_t domains() const = 0;
+  /// SHA-256 that names the content (of the store's manifest, or of the synthetic config).
+  virtual std::string digest() const = 0;
+  /// Mean bytes of text per token in that domain's validation split, for bits per byte; 1 for synthetic tokens.
+  virtual double bytes_per_token(std::int64_t domain) const = 0;
+
+  /// Sequences [first, first + count) of the global batch of `step`: `batch_sequences` in all, equal domain shares, their order shuffled
+  /// by (seed, step) so that micro-batches hold few domains by chance only.
+  virtual Batch training(std::int64_t seed, std::int64_t step, std::int64_t batch_sequences, std::int64_t first, std::int64_t count) const = 0;
+
+  /// Sequences [first, first + count) of the fixed validation set (order fixed by the data config alone, domains mixed as in training).
+  virtual Batch validation(std::int64_t first, std::int64_t count) const = 0;
+  /// How many validation sequences there are for `tokens` tokens, rounded up to whole batches of `domains()` sequences;
+  /// a `data` error when the validation split is too small.
+  virtual std::int64_t validation_sequences(std::int64_t tokens) const = 0;
+};
+
+/// Opens what the config names. $MOESWEEP_DATA (default build/data) holds relative stores. Missing or mismatching stores are `data` errors
+/// whose hint is the `moesweep-data build` command that makes them.
+std::unique_ptr<Source> open_source(const DataConfig& config);
+
+/// The entropy rate of a synthetic domain in nats per token, from its transition matrix.
+double synthetic_entropy_rate(const DataConfig& config, std::int64_t domain);
+
+}  // namespace moesweep::data

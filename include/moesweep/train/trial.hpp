@@ -1,0 +1,49 @@
+// One trial from its config to its record.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <string>
+
+#include "moesweep/comm/mpi.hpp"
+#include "moesweep/data/source.hpp"
+#include "moesweep/store/record.hpp"
+#include "moesweep/train/config.hpp"
+
+namespace moesweep::train {
+
+/// What a training step reports (same on every rank of the gang).
+struct StepReport {
+  std::int64_t step = 0, steps = 0;
+  double loss = 0.0;  ///< nats per token, language model only
+  double tokens_per_second = 0.0;
+};
+
+/// Watches a trial; called on rank 0 of the gang only.
+class Observer {
+ public:
+  virtual ~Observer() = default;
+  virtual void on_step(const StepReport&) {}
+  virtual void on_evaluation(std::int64_t /*step*/, double /*validation_loss*/) {}
+  virtual void on_checkpoint(std::int64_t /*step*/) {}
+};
+
+struct RunOptions {
+  /// Folder of the trial's files; checkpoint.h5 is written and looked for there. Empty: no checkpoints.
+  std::filesystem::path folder;
+  /// Asks the trial to stop at the next step's end (signal, deadline); read on every rank, agreed collectively. May be null.
+  const std::atomic<bool>* stop = nullptr;
+  Observer* observer = nullptr;  ///< may be null
+};
+
+/// How a trial ended; `record` is complete for `done` and `diverged`, and holds what there is for `preempted`.
+/// States: `done`, `diverged` (NaN or loss above train.loss_limit), `preempted` (stopped, checkpoint written).
+/// The record's provenance is left empty: the caller fills it.
+store::TrialRecord run_trial(const TrialConfig& config, const data::Source& source, const comm::Communicator& gang, const RunOptions& options);
+
+/// Sets threads, malloc and matmul precision for this process; call once, before the first trial.
+void prepare_process(std::int64_t threads);
+
+}  // namespace moesweep::train

@@ -1,0 +1,78 @@
+#!/usr/bin/env bash
+# Installs what moesweep needs and builds it. Idempotent: what is there is left alone.
+#   jobs/setup.sh packages [--tests]     system packages (apt) and the Python environment .venv
+#   jobs/setup.sh build [PRESET]         configure and build a CMake preset (default: release)
+# Environment: MOESWEEP_NO_APT=1 never calls apt (a cluster with modules); MOESWEEP_JOBS=N compile jobs.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+# command or file that proves a package : package
+build_needs=(
+  g++:g++ cmake:cmake ninja:ninja-build ccache:ccache git:git pkg-config:pkg-config
+  mpicxx:libopenmpi-dev mpirun:openmpi-bin /usr/include/openssl/evp.h:libssl-dev
+  /usr/include/hdf5/openmpi/hdf5.h:libhdf5-openmpi-dev /usr/include/yaml-cpp/yaml.h:libyaml-cpp-dev
+  /usr/include/CLI/CLI.hpp:libcli11-dev /usr/include/fmt/core.h:libfmt-dev /usr/include/spdlog/spdlog.h:libspdlog-dev
+  /usr/include/nlohmann/json.hpp:nlohmann-json3-dev /usr/include/Random123/philox.h:librandom123-dev
+  /usr/include/gtest/gtest.h:libgtest-dev
+)
+test_needs=(slurmctld:slurmctld slurmd:slurmd sbatch:slurm-client chromium:chromium chromedriver:chromium-driver
+  clang-format-14:clang-format-14 clang-tidy-14:clang-tidy-14)
+
+say() { printf '\033[1m[setup]\033[0m %s\n' "$*"; }
+die() { printf '[setup] FAILED: %s\n' "$*" >&2; exit 1; }
+
+missing_packages() {
+  local need proof
+  for need in "$@"; do
+    proof=${need%%:*}
+    if [[ $proof == /* ]]; then [[ -e $proof ]] || echo "${need#*:}"
+    else command -v "$proof" >/dev/null || [[ -x /usr/sbin/$proof ]] || echo "${need#*:}"; fi
+  done
+}
+
+install_packages() {
+  local missing; mapfile -t missing < <(missing_packages "$@")
+  [[ ${#missing[@]} -gt 0 ]] || { say "system packages: all there"; return; }
+  if [[ ${MOESWEEP_NO_APT:-0} == 1 ]] || ! command -v apt-get >/dev/null; then
+    die "these are missing and apt is not to be used here: ${missing[*]}
+    On a cluster load modules instead, for example: gcc/12 or newer, cmake >= 3.25, ninja, openmpi, hdf5 (parallel,
+    built with that OpenMPI), yaml-cpp, fmt, spdlog, nlohmann-json, cli11, random123, openssl, googletest;
+    then give CMake their prefixes by CMAKE_PREFIX_PATH and run this script again."
+  fi
+  local sudo=""; [[ $(id -u) == 0 ]] || sudo="sudo -n"
+  say "installing: ${missing[*]}"
+  $sudo apt-get update -qq || die "apt-get update failed: is the network up, may this user call sudo?"
+  DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq --no-install-recommends "${missing[@]}" >/tmp/moesweep-apt.$$ 2>&1 \
+    || { tail -n 20 /tmp/moesweep-apt.$$; die "apt-get install failed; the end of its output is above"; }
+  rm -f /tmp/moesweep-apt.$$
+}
+
+python_environment() {
+  local python=${PYTHON:-python3} extras=$1 stamp
+  stamp=.venv/.moesweep-$(cat analysis/pyproject.toml <(echo "$extras") | sha256sum | cut -c1-16)
+  [[ -e $stamp ]] && { say "python environment: up to date"; return; }
+  if [[ ! -x .venv/bin/python ]]; then
+    say "creating .venv"
+    "$python" -m venv .venv || die "python3 -m venv failed: install python3-venv (3.10 or newer)"
+  fi
+  say "python packages (torch 2.13.0 CPU, h5py, pandas, ...)"
+  .venv/bin/python -c 'import torch, sys; sys.exit(torch.__version__.split("+")[0] != "2.13.0")' 2>/dev/null ||
+    .venv/bin/pip install -q 'torch==2.13.0' || die "pip install torch==2.13.0 failed; it needs the CPU build of the wheel"
+  .venv/bin/pip install -q -e "analysis[$extras]" || die "pip install of analysis/ failed; see the lines above"
+  rm -f .venv/.moesweep-*; touch "$stamp"
+}
+
+case ${1:-} in
+  packages)
+    if [[ ${2:-} == --tests ]]; then install_packages "${build_needs[@]}" "${test_needs[@]}"; python_environment test
+    else install_packages "${build_needs[@]}"; python_environment run; fi ;;
+  build)
+    preset=${2:-release}
+    if [[ ! -f build/$preset/build.ninja ]]; then
+      say "configuring preset $preset"
+      cmake --preset "$preset" || die "configure failed; the last message above names the package to install"
+    fi
+    say "building preset $preset (a first build takes some minutes)"
+    cmake --build "build/$preset" -j "${MOESWEEP_JOBS:-$(nproc)}" || die "build failed; the first error above is the one to read" ;;
+  *) sed -n '2,6p' "$0"; exit 2 ;;
+esac

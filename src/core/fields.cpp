@@ -1,0 +1,183 @@
+// See include/moesweep/core/fields.hpp.
+#include "moesweep/core/fields.hpp"
+
+#include <fmt/core.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <map>
+
+#include "moesweep/core/error.hpp"
+
+namespace moesweep {
+
+namespace {
+
+template <class T>
+void bind(Field& field, T& slot) {
+  field.get = [&slot] { return Json(slot); };
+  field.set = [&slot](const Json& value) { slot = value.get<T>(); };
+}
+
+template <class T>
+void bind(Field& field, std::optional<T>& slot) {
+  field.may_be_none = true;
+  field.get = [&slot] { return slot ? Json(*slot) : Json(nullptr); };
+  field.set = [&slot](const Json& value) { slot = value.is_null() ? std::nullopt : std::optional<T>(value.get<T>()); };
+}
+
+void flatten(const FieldList& fields, const std::string& prefix, std::map<std::string, Json>& values) {
+  for (const Field& field : fields.fields()) {
+    if (field.role == Role::execution) continue;
+    const std::string path = prefix.empty() ? field.name : prefix + "." + field.name;
+    if (field.type == FieldType::section) flatten(field.section(), path, values);
+    else if (field.type == FieldType::section_list) {
+      // Elements are compared as a whole list, each by what differs from its own defaults.
+      Json list = Json::array();
+      const Json elements = field.get();
+      for (const Json& element : elements) {
+        const FieldList example = field.section();
+        const Json defaults = example.dump();
+        Json differing = Json::object();
+        for (const auto& [key, value] : element.items())
+          if (example.find(key)->role == Role::identity && value != defaults.at(key)) differing[key] = value;
+        list.push_back(differing);
+      }
+      values[path] = list;
+    } else values[path] = field.get();
+  }
+}
+
+}  // namespace
+
+Field& FieldList::append(std::string name, FieldType type, std::string doc) {
+  MOESWEEP_ASSERT(find(name) == nullptr, "field listed twice: " + name);
+  Field field;
+  field.name = std::move(name);
+  field.type = type;
+  field.doc = std::move(doc);
+  fields_.push_back(std::move(field));
+  return fields_.back();
+}
+
+Field& FieldList::finish_section(Field& field) {
+  field.get = [section = field.section] { return section().dump(); };
+  return field;
+}
+
+Field& FieldList::add(std::string name, bool& slot, std::string doc) {
+  Field& field = append(std::move(name), FieldType::boolean, std::move(doc));
+  return bind(field, slot), field;
+}
+Field& FieldList::add(std::string name, std::int64_t& slot, std::string doc) {
+  Field& field = append(std::move(name), FieldType::integer, std::move(doc));
+  return bind(field, slot), field;
+}
+Field& FieldList::add(std::string name, double& slot, std::string doc) {
+  Field& field = append(std::move(name), FieldType::real, std::move(doc));
+  return bind(field, slot), field;
+}
+Field& FieldList::add(std::string name, std::string& slot, std::string doc) {
+  Field& field = append(std::move(name), FieldType::text, std::move(doc));
+  return bind(field, slot), field;
+}
+Field& FieldList::add(std::string name, std::vector<std::string>& slot, std::string doc) {
+  Field& field = append(std::move(name), FieldType::text_list, std::move(doc));
+  return bind(field, slot), field;
+}
+Field& FieldList::add(std::string name, std::optional<std::int64_t>& slot, std::string doc) {
+  Field& field = append(std::move(name), FieldType::integer, std::move(doc));
+  return bind(field, slot), field;
+}
+Field& FieldList::add(std::string name, std::optional<double>& slot, std::string doc) {
+  Field& field = append(std::move(name), FieldType::real, std::move(doc));
+  return bind(field, slot), field;
+}
+Field& FieldList::add(std::string name, std::string& slot, std::vector<std::string> choices, std::string doc) {
+  Field& field = append(std::move(name), FieldType::choice, std::move(doc));
+  field.choices = std::move(choices);
+  return bind(field, slot), field;
+}
+
+const Field* FieldList::find(std::string_view name) const {
+  const auto found = std::ranges::find(fields_, name, &Field::name);
+  return found == fields_.end() ? nullptr : &*found;
+}
+
+Json FieldList::dump() const {
+  Json values = Json::object();
+  for (const Field& field : fields_) values[field.name] = field.get();
+  return values;
+}
+
+Json FieldList::identity(const FieldList& defaults) const {
+  std::map<std::string, Json> mine, theirs;
+  flatten(*this, "", mine);
+  flatten(defaults, "", theirs);
+  Json differing = Json::object();
+  for (const auto& [path, value] : mine)
+    if (value != theirs[path]) differing[path] = value;
+  return differing;
+}
+
+std::string type_in_words(const Field& field) {
+  std::string words;
+  switch (field.type) {
+    case FieldType::boolean: words = "true or false"; break;
+    case FieldType::integer: words = "integer"; break;
+    case FieldType::real: words = "number"; break;
+    case FieldType::text: words = "text"; break;
+    case FieldType::choice: words = fmt::format("one of {}", fmt::join(field.choices, ", ")); break;
+    case FieldType::text_list: words = "list of texts"; break;
+    case FieldType::section: words = "mapping"; break;
+    case FieldType::section_list: words = "list of mappings"; break;
+  }
+  if (field.minimum > -std::numeric_limits<double>::infinity())
+    words += fmt::format(" {} {}", field.minimum_excluded ? ">" : ">=", field.minimum);
+  if (field.maximum < std::numeric_limits<double>::infinity())
+    words += fmt::format("{} <= {}", field.minimum > -std::numeric_limits<double>::infinity() ? " and" : "", field.maximum);
+  if (field.may_be_none) words += " or none";
+  return words;
+}
+
+std::string check_value(const Field& field, const Json& value) {
+  const std::string expected = fmt::format("expected {}", type_in_words(field));
+  if (value.is_null()) return field.may_be_none ? "" : expected;
+  bool fits = false;
+  switch (field.type) {
+    case FieldType::boolean: fits = value.is_boolean(); break;
+    case FieldType::integer: fits = value.is_number_integer(); break;
+    case FieldType::real: fits = value.is_number(); break;
+    case FieldType::text: fits = value.is_string(); break;
+    case FieldType::choice: fits = value.is_string() && std::ranges::find(field.choices, value.get<std::string>()) != field.choices.end(); break;
+    case FieldType::text_list:
+      fits = value.is_array() && std::ranges::all_of(value, [](const Json& item) { return item.is_string(); });
+      break;
+    case FieldType::section: fits = value.is_object(); break;
+    case FieldType::section_list: fits = value.is_array(); break;
+  }
+  if (fits && value.is_number()) {
+    const double number = value.get<double>();
+    fits = number <= field.maximum && (field.minimum_excluded ? number > field.minimum : number >= field.minimum);
+  }
+  return fits ? "" : expected;
+}
+
+void load(const FieldList& fields, const Json& values, const std::string& path) {
+  for (const auto& [key, value] : values.items()) {
+    const std::string here = path.empty() ? key : path + "." + key;
+    const Field* field = fields.find(key);
+    if (field == nullptr) throw Error(ErrorKind::config, fmt::format("unknown key '{}'", here));
+    if (const std::string reason = check_value(*field, value); !reason.empty())
+      throw Error(ErrorKind::config, fmt::format("{}: {} but found {}", here, reason, value.dump()));
+    if (field->type == FieldType::section) load(field->section(), value, here);
+    else if (field->type == FieldType::section_list) {
+      const auto elements = field->resize(value.size());
+      for (std::size_t i = 0; i < elements.size(); ++i) load(elements[i], value[i], fmt::format("{}[{}]", here, i));
+    } else field->set(value);
+  }
+}
+
+std::string canonical(const Json& value) { return value.dump(); }
+
+}  // namespace moesweep

@@ -1,0 +1,77 @@
+// See include/moesweep/core/publish.hpp.
+#include "moesweep/core/publish.hpp"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cerrno>
+#include <cstring>
+#include <fstream>
+#include <iterator>
+
+#include "moesweep/core/error.hpp"
+
+namespace moesweep {
+
+namespace {
+
+[[noreturn]] void fail(const std::string& what, const std::filesystem::path& path, int code) {
+  const std::string hint = code == ENOSPC || code == EDQUOT ? "the disk or the quota is full: free space, then run the same command again"
+                           : code == EROFS || code == EACCES ? "the folder is not writable: check its permissions, or choose another with --out"
+                                                             : "";
+  throw Error(ErrorKind::io, what + ": " + std::strerror(code), path.string(), hint);
+}
+
+void flush_to_disk(const std::filesystem::path& path, int flags) {
+  const int file = ::open(path.c_str(), flags);
+  if (file < 0) fail("cannot open", path, errno);
+  const int code = ::fsync(file) == 0 ? 0 : errno;
+  ::close(file);
+  if (code != 0) fail("cannot flush to disk", path, code);
+}
+
+}  // namespace
+
+std::filesystem::path temporary_beside(const std::filesystem::path& path) {
+  static std::atomic<unsigned> counter{0};
+  char host[256] = {};
+  ::gethostname(host, sizeof host - 1);
+  return path.parent_path() / ("." + path.filename().string() + "." + host + "." + std::to_string(::getpid()) + "." +
+                               std::to_string(counter++) + ".tmp");
+}
+
+void publish(const std::filesystem::path& temporary, const std::filesystem::path& path) {
+  flush_to_disk(temporary, O_RDONLY);
+  if (std::rename(temporary.c_str(), path.c_str()) != 0) fail("cannot rename " + temporary.string() + " to it", path, errno);
+  const auto folder = path.has_parent_path() ? path.parent_path() : std::filesystem::path(".");
+  flush_to_disk(folder, O_RDONLY | O_DIRECTORY);
+}
+
+void publish_text(const std::filesystem::path& path, std::string_view text) {
+  const auto temporary = temporary_beside(path);
+  {
+    errno = 0;
+    std::ofstream out(temporary, std::ios::binary);
+    out.write(text.data(), static_cast<std::streamsize>(text.size()));
+    out.flush();
+    if (!out) {
+      const int code = errno;
+      std::error_code ignored;
+      std::filesystem::remove(temporary, ignored);
+      fail("cannot write", path, code == 0 ? EIO : code);
+    }
+  }
+  publish(temporary, path);
+}
+
+std::string read_text(const std::filesystem::path& path) {
+  errno = 0;
+  std::ifstream in(path, std::ios::binary);
+  if (!in) fail("cannot read", path, errno == 0 ? EIO : errno);
+  std::string text{std::istreambuf_iterator<char>(in), {}};
+  if (in.bad()) fail("reading failed", path, EIO);
+  return text;
+}
+
+}  // namespace moesweep
