@@ -35,6 +35,7 @@ TestbedMetrics testbed_metrics(const Counts& counts);
 
 /// Names, units, descriptions in a fixed order, as used in records and reports.
 struct MetricInfo {
+  /// dead_experts is an integer and stands apart.
   std::string name, unit, description;
   double TestbedMetrics::*value;
 };
