@@ -33,8 +33,8 @@ std::string refusal(const DataConfig& config) {
   if (config.kind == DataKind::store && !config.sources.empty() && config.sources.size() != config.domains.size())
     return fmt::format("data.sources has {} entries for {} domains: give one per domain", config.sources.size(), config.domains.size());
   if (config.kind == DataKind::synthetic) {
-    const double own = std::floor(static_cast<double>(config.vocabulary) * (1 - config.synthetic.shared_share) /
-                                  static_cast<double>(config.domains.size()));
+    const double own =
+        std::floor(static_cast<double>(config.vocabulary) * (1 - config.synthetic.shared_share) / static_cast<double>(config.domains.size()));
     const double shared = std::floor(static_cast<double>(config.vocabulary) * config.synthetic.shared_share);
     if (own + shared < 2) return fmt::format("data.vocabulary = {} is too small for {} synthetic domains", config.vocabulary, config.domains.size());
     if (config.synthetic.entropy > std::log(own + shared))

@@ -2,9 +2,7 @@
 #pragma once
 
 #include <cstdint>
-#include <filesystem>
 #include <memory>
-#include <span>
 #include <string>
 #include <vector>
 
@@ -16,8 +14,8 @@ namespace moesweep::data {
 struct Batch {
   std::int64_t length = 0;
   std::vector<std::int32_t> tokens;
-  std::vector<std::int32_t> domains;     ///< [sequences]
-  std::vector<std::int64_t> index;       ///< [sequences], index of each in the global batch (or validation batch)
+  std::vector<std::int32_t> domains;  ///< [sequences]
+  std::vector<std::int64_t> index;    ///< [sequences], index of each in the global batch (or validation batch)
 
   std::int64_t sequences() const { return static_cast<std::int64_t>(domains.size()); }
 };
@@ -39,8 +37,8 @@ class Source {
 
   /// Sequences [first, first + count) of the fixed validation set (order fixed by the data config alone, domains mixed as in training).
   virtual Batch validation(std::int64_t first, std::int64_t count) const = 0;
-  /// How many validation sequences there are for `tokens` tokens, rounded up to whole batches of `domains()` sequences;
-  /// a `data` error when the validation split is too small.
+  /// How many validation sequences there are for `tokens` tokens, rounded up to whole blocks of 8 of each domain, inside which domains are
+  /// shuffled; a `data` error when the validation split is too small.
   virtual std::int64_t validation_sequences(std::int64_t tokens) const = 0;
 };
 

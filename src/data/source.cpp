@@ -1,0 +1,15 @@
+// Opens the source that a config names; see include/moesweep/data/source.hpp.
+#include "moesweep/data/source.hpp"
+
+#include "moesweep/core/error.hpp"
+#include "synthetic.hpp"
+
+namespace moesweep::data {
+
+std::unique_ptr<Source> open_source(const DataConfig& config) {
+  if (const auto why = refusal(config); !why.empty()) throw Error(ErrorKind::config, why);
+  if (config.kind == DataKind::synthetic) return open_synthetic(config);
+  throw Error(ErrorKind::data, "this version reads synthetic domains only");
+}
+
+}  // namespace moesweep::data
