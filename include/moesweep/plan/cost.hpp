@@ -1,0 +1,35 @@
+// What a trial costs: time, memory, disk. Closed forms over the config; no torch, MPI or HDF5.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+
+#include "moesweep/core/json.hpp"
+#include "moesweep/train/config.hpp"
+
+namespace moesweep::plan {
+
+/// Sustained floating-point operations per second of one rank with one thread in training, used for every estimate of time.
+/// A plain default for a current server core in fp32 on small models; it is not a measurement of this machine.
+inline constexpr double kDefaultFlopsPerSecond = 40e9;
+
+struct TrialCost {
+  std::int64_t ranks = 1;              ///< of its gang: parallel.expert * parallel.data
+  std::int64_t parameters_total = 0;   ///< of the model
+  std::int64_t parameters_active = 0;  ///< that one token meets
+  std::int64_t training_tokens = 0;
+  double flops = 0.0;         ///< of training and evaluation, whole gang
+  double seconds = 0.0;       ///< estimated, on its gang
+  double memory_bytes = 0.0;  ///< estimated, per rank, above the idle process
+  double disk_bytes = 0.0;    ///< estimated, of what it leaves behind and of one checkpoint
+
+  Json json() const;
+};
+
+TrialCost cost_of(const train::TrialConfig& config, double flops_per_second = kDefaultFlopsPerSecond);
+
+/// Spread of model sizes in a sweep: the largest number of total parameters over the smallest; 1 when all are equal or there are none.
+double parameter_ratio(std::span<const TrialCost> costs);
+
+}  // namespace moesweep::plan
