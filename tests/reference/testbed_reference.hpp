@@ -41,25 +41,28 @@ inline double utilisation(const DomainCounts& n) {
   return sum;
 }
 
-/// -f log f, with its limit 0 at f = 0.
-inline double minus_f_log_f(double f) { return f > 0 ? -f * std::log(f) : 0.0; }
+/// -f log f, with its limit 0 at f = 0. Information and entropies are summed in long double: where one cell holds nearly everything they are
+/// small differences of large terms.
+inline long double minus_f_log_f(long double f) { return f > 0 ? -f * std::log(f) : 0.0L; }
 
 /// H(e) in nats.
-inline double entropy_of_experts(const DomainCounts& n) {
-  double h = 0;
-  for (std::int64_t e = 0; e < n.E; ++e) h += minus_f_log_f(n.of_expert(e) / n.all());
+inline long double entropy_of_experts(const DomainCounts& n) {
+  long double h = 0;
+  for (std::int64_t e = 0; e < n.E; ++e) h += minus_f_log_f(static_cast<long double>(n.of_expert(e)) / n.all());
   return h;
 }
 
 /// H(d) in nats.
-inline double entropy_of_domains(const DomainCounts& n) {
-  double h = 0;
-  for (std::int64_t d = 0; d < n.D; ++d) h += minus_f_log_f(n.of_domain(d) / n.all());
+inline long double entropy_of_domains(const DomainCounts& n) {
+  long double h = 0;
+  for (std::int64_t d = 0; d < n.D; ++d) h += minus_f_log_f(static_cast<long double>(n.of_domain(d)) / n.all());
   return h;
 }
 
 /// H(e) / log E; 1 for the only expert.
-inline double expert_entropy(const DomainCounts& n) { return n.E == 1 ? 1.0 : entropy_of_experts(n) / std::log(static_cast<double>(n.E)); }
+inline double expert_entropy(const DomainCounts& n) {
+  return n.E == 1 ? 1.0 : static_cast<double>(entropy_of_experts(n) / std::log(static_cast<long double>(n.E)));
+}
 
 /// max_d n[d,e] / sum_d n[d,e] of a used expert.
 inline double purity_of(const DomainCounts& n, std::int64_t e) {
@@ -88,24 +91,27 @@ inline double purity_expert_unweighted(const DomainCounts& n) {
 }
 
 /// I(d;e) = sum n/N log(n N / (n_d n_e)), in nats.
-inline double mutual_information(const DomainCounts& n) {
-  double sum = 0;
-  for (std::int64_t d = 0; d < n.D; ++d)
-    for (std::int64_t e = 0; e < n.E; ++e)
-      if (n.at(d, e) > 0) sum += n.at(d, e) / n.all() * std::log(n.at(d, e) * n.all() / (n.of_domain(d) * n.of_expert(e)));
+inline long double mutual_information(const DomainCounts& n) {
+  long double sum = 0;
+  for (std::int64_t d = 0; d < n.D; ++d) {
+    for (std::int64_t e = 0; e < n.E; ++e) {
+      const long double cell = n.at(d, e), all = n.all(), of_domain = n.of_domain(d), of_expert = n.of_expert(e);
+      if (cell > 0) sum += cell / all * std::log(cell * all / (of_domain * of_expert));
+    }
+  }
   return sum;
 }
 
 /// I(d;e) / H(d); 0 when there is one domain only.
 inline double domain_information(const DomainCounts& n) {
-  const double h = entropy_of_domains(n);
-  return h > 0 ? mutual_information(n) / h : 0.0;
+  const long double h = entropy_of_domains(n);
+  return h > 0 ? static_cast<double>(mutual_information(n) / h) : 0.0;
 }
 
 /// I(d;e) / sqrt(H(d) H(e)); 0 when either entropy is 0.
 inline double nmi(const DomainCounts& n) {
-  const double product = entropy_of_domains(n) * entropy_of_experts(n);
-  return product > 0 ? mutual_information(n) / std::sqrt(product) : 0.0;
+  const long double product = entropy_of_domains(n) * entropy_of_experts(n);
+  return product > 0 ? static_cast<double>(mutual_information(n) / std::sqrt(product)) : 0.0;
 }
 
 /// Slots on the experts of their own domain, under the best of all matchings that give every domain E/D experts; tries all of them.

@@ -21,7 +21,7 @@ DomainCounts random_counts(std::mt19937_64& generator, std::int64_t D, std::int6
 
 TEST(TestbedReference, TwoByTwoByHand) {
   const DomainCounts n{2, 2, {3, 1, 1, 3}};
-  const double information = std::log(2.0) - (minus_f_log_f(0.25) + minus_f_log_f(0.75));
+  const double information = std::log(2.0) - static_cast<double>(minus_f_log_f(0.25L) + minus_f_log_f(0.75L));
   EXPECT_DOUBLE_EQ(utilisation(n), 1);
   EXPECT_NEAR(expert_entropy(n), 1, 1e-15);
   EXPECT_DOUBLE_EQ(purity_expert(n), 0.75);
