@@ -1,0 +1,360 @@
+// See hdf5.hpp.
+#include "hdf5.hpp"
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <utility>
+
+namespace moesweep::store::h5 {
+
+namespace {
+
+/// The description of the innermost entry of the error stack.
+std::string innermost() {
+  std::string text;
+  H5Ewalk2(
+      H5E_DEFAULT, H5E_WALK_UPWARD,
+      [](unsigned n, const H5E_error2_t* entry, void* out) -> herr_t {
+        if (n == 0 && entry->desc) *static_cast<std::string*>(out) = entry->desc;
+        return 0;
+      },
+      &text);
+  H5Eclear2(H5E_DEFAULT);
+  return text.empty() ? "unknown failure" : text;
+}
+
+hid_t checked(hid_t id, const char* call, const std::string& object = {}) {
+  if (id < 0) throw Failure(call, object);
+  return id;
+}
+
+void quiet() {
+  static const bool once = [] {
+    H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);
+    return true;
+  }();
+  static_cast<void>(once);
+}
+
+Handle property_list(hid_t kind) {
+  quiet();
+  return {checked(H5Pcreate(kind), "H5Pcreate"), H5Pclose};
+}
+
+Handle file_access() {
+  Handle access = property_list(H5P_FILE_ACCESS);
+  checked(H5Pset_libver_bounds(access.get(), H5F_LIBVER_LATEST, H5F_LIBVER_LATEST), "H5Pset_libver_bounds");
+  return access;
+}
+
+Handle file_creation() {
+  Handle creation = property_list(H5P_FILE_CREATE);
+  checked(H5Pset_obj_track_times(creation.get(), false), "H5Pset_obj_track_times");
+  return creation;
+}
+
+/// Where the core driver leaves the finished file when it closes it: the end-of-file address of the superblock bounds it.
+struct Capture {
+  std::vector<std::byte> bytes;
+  bool done = false;
+};
+
+constexpr std::size_t kEndOfFileAddress = 28;  // in a superblock of version 2 or 3
+
+H5FD_file_image_callbacks_t capturing(Capture& capture) {
+  H5FD_file_image_callbacks_t callbacks{};
+  callbacks.image_malloc = [](std::size_t size, H5FD_file_image_op_t, void*) { return std::malloc(size); };
+  callbacks.image_memcpy = [](void* to, const void* from, std::size_t size, H5FD_file_image_op_t, void*) { return std::memcpy(to, from, size); };
+  callbacks.image_realloc = [](void* old, std::size_t size, H5FD_file_image_op_t, void*) { return std::realloc(old, size); };
+  callbacks.image_free = [](void* buffer, H5FD_file_image_op_t op, void* user) -> herr_t {
+    auto& target = *static_cast<Capture*>(user);
+    herr_t status = 0;
+    if (op == H5FD_FILE_IMAGE_OP_FILE_CLOSE) {
+      std::uint64_t end = 0;
+      std::memcpy(&end, static_cast<const std::byte*>(buffer) + kEndOfFileAddress, sizeof end);
+      try {
+        const auto* first = static_cast<const std::byte*>(buffer);
+        target.bytes.assign(first, first + end);
+        target.done = true;
+      } catch (const std::bad_alloc&) {
+        status = -1;
+      }
+    }
+    std::free(buffer);
+    return status;
+  };
+  callbacks.udata_copy = [](void* user) { return user; };
+  callbacks.udata_free = [](void*) -> herr_t { return 0; };
+  callbacks.udata = &capture;
+  return callbacks;
+}
+
+Handle rows_of(hid_t dataset, std::int64_t first, std::int64_t count, const std::string& path) {
+  Handle space(checked(H5Dget_space(dataset), "H5Dget_space", path), H5Sclose);
+  if (count == 0) {
+    checked(H5Sselect_none(space.get()), "H5Sselect_none", path);
+    return space;
+  }
+  Shape start = shape_of(dataset, path), extent = start;
+  std::fill(start.begin(), start.end(), 0);
+  start[0] = static_cast<hsize_t>(first);
+  extent[0] = static_cast<hsize_t>(count);
+  checked(H5Sselect_hyperslab(space.get(), H5S_SELECT_SET, start.data(), nullptr, extent.data(), nullptr), "H5Sselect_hyperslab", path);
+  return space;
+}
+
+Handle memory_of(hid_t dataset, std::int64_t count, const std::string& path) {
+  Shape extent = shape_of(dataset, path);
+  extent[0] = static_cast<hsize_t>(count);
+  Handle space = dataspace(extent);
+  if (count == 0) checked(H5Sselect_none(space.get()), "H5Sselect_none", path);
+  return space;
+}
+
+}  // namespace
+
+Failure::Failure(const char* call, std::string object) : std::runtime_error(std::string(call) + ": " + innermost()), object_(std::move(object)) {}
+
+Handle::Handle(Handle&& other) noexcept : id_(std::exchange(other.id_, -1)), closer_(other.closer_) {}
+
+Handle& Handle::operator=(Handle&& other) noexcept {
+  if (this != &other) {
+    close();
+    id_ = std::exchange(other.id_, -1);
+    closer_ = other.closer_;
+  }
+  return *this;
+}
+
+herr_t Handle::close() noexcept {
+  const hid_t id = std::exchange(id_, -1);
+  return id >= 0 && closer_ ? closer_(id) : 0;
+}
+
+std::vector<std::byte> build_image(const std::function<void(hid_t)>& fill) {
+  Capture capture;
+  {
+    const auto access = file_access();
+    auto callbacks = capturing(capture);
+    checked(H5Pset_file_image_callbacks(access.get(), &callbacks), "H5Pset_file_image_callbacks");
+    checked(H5Pset_fapl_core(access.get(), std::size_t{1} << 20, false), "H5Pset_fapl_core");
+    const auto creation = file_creation();
+    Handle file(checked(H5Fcreate("image", H5F_ACC_TRUNC, creation.get(), access.get()), "H5Fcreate"), H5Fclose);
+    fill(file.get());
+    flush(file.get());
+    close_file(file);
+  }
+  if (!capture.done) throw Failure("H5Fclose", "");
+  return std::move(capture.bytes);
+}
+
+Handle open_image(std::span<const std::byte> bytes) {
+  const auto access = file_access();
+  checked(H5Pset_fapl_core(access.get(), std::size_t{1} << 20, false), "H5Pset_fapl_core");
+  checked(H5Pset_file_image(access.get(), const_cast<std::byte*>(bytes.data()), bytes.size()), "H5Pset_file_image");  // HDF5 copies it
+  return {checked(H5Fopen("image", H5F_ACC_RDONLY, access.get()), "H5Fopen"), H5Fclose};
+}
+
+Handle open_file(const std::filesystem::path& path) {
+  const auto access = file_access();
+  return {checked(H5Fopen(path.c_str(), H5F_ACC_RDONLY, access.get()), "H5Fopen"), H5Fclose};
+}
+
+Handle open_file_to_change(const std::filesystem::path& path) {
+  const auto access = file_access();
+  return {checked(H5Fopen(path.c_str(), H5F_ACC_RDWR, access.get()), "H5Fopen"), H5Fclose};
+}
+
+Handle create_parallel_file(const std::filesystem::path& path, MPI_Comm comm) {
+  const auto access = file_access();
+  checked(H5Pset_fapl_mpio(access.get(), comm, MPI_INFO_NULL), "H5Pset_fapl_mpio");
+  checked(H5Pset_all_coll_metadata_ops(access.get(), true), "H5Pset_all_coll_metadata_ops");
+  checked(H5Pset_coll_metadata_write(access.get(), true), "H5Pset_coll_metadata_write");
+  const auto creation = file_creation();
+  return {checked(H5Fcreate(path.c_str(), H5F_ACC_TRUNC, creation.get(), access.get()), "H5Fcreate"), H5Fclose};
+}
+
+void flush(hid_t file) { checked(H5Fflush(file, H5F_SCOPE_GLOBAL), "H5Fflush"); }
+
+void close_file(Handle& file) { checked(file.close(), "H5Fclose"); }
+
+Handle fixed_text_type(std::size_t width) {
+  quiet();
+  Handle type(checked(H5Tcopy(H5T_C_S1), "H5Tcopy"), H5Tclose);
+  checked(H5Tset_size(type.get(), std::max<std::size_t>(width, 1)), "H5Tset_size");
+  checked(H5Tset_strpad(type.get(), H5T_STR_NULLPAD), "H5Tset_strpad");
+  checked(H5Tset_cset(type.get(), H5T_CSET_UTF8), "H5Tset_cset");
+  return type;
+}
+
+Handle bf16_type() {
+  quiet();
+  Handle type(checked(H5Tcopy(H5T_IEEE_F32LE), "H5Tcopy"), H5Tclose);
+  checked(H5Tset_fields(type.get(), 15, 7, 8, 0, 7), "H5Tset_fields");
+  checked(H5Tset_precision(type.get(), 16), "H5Tset_precision");
+  checked(H5Tset_size(type.get(), 2), "H5Tset_size");
+  checked(H5Tset_ebias(type.get(), 127), "H5Tset_ebias");
+  return type;
+}
+
+Handle dataspace(const Shape& current, const Shape& maximum) {
+  quiet();
+  return {checked(H5Screate_simple(static_cast<int>(current.size()), current.data(), maximum.empty() ? nullptr : maximum.data()), "H5Screate_simple"),
+          H5Sclose};
+}
+
+bool exists(hid_t file, const std::string& path) {
+  for (std::size_t end = path.find('/'); end != std::string::npos; end = path.find('/', end + 1))
+    if (checked(H5Lexists(file, path.substr(0, end).c_str(), H5P_DEFAULT), "H5Lexists", path) == 0) return false;
+  return checked(H5Lexists(file, path.c_str(), H5P_DEFAULT), "H5Lexists", path) > 0;
+}
+
+void make_parents(hid_t file, const std::string& path) {
+  for (std::size_t end = path.find('/'); end != std::string::npos; end = path.find('/', end + 1)) {
+    const auto name = path.substr(0, end);
+    if (checked(H5Lexists(file, name.c_str(), H5P_DEFAULT), "H5Lexists", path) > 0) continue;
+    const auto creation = property_list(H5P_GROUP_CREATE);
+    checked(H5Pset_obj_track_times(creation.get(), false), "H5Pset_obj_track_times");
+    const Handle group(checked(H5Gcreate2(file, name.c_str(), H5P_DEFAULT, creation.get(), H5P_DEFAULT), "H5Gcreate2", name), H5Gclose);
+  }
+}
+
+std::vector<std::string> dataset_paths(hid_t file) {
+  std::vector<std::string> paths;
+  checked(H5Ovisit2(
+              file, H5_INDEX_NAME, H5_ITER_NATIVE,
+              [](hid_t, const char* name, const H5O_info_t* info, void* out) -> herr_t {
+                if (info->type == H5O_TYPE_DATASET) static_cast<std::vector<std::string>*>(out)->emplace_back(name);
+                return 0;
+              },
+              &paths, H5O_INFO_BASIC),
+          "H5Ovisit2");
+  std::sort(paths.begin(), paths.end());
+  return paths;
+}
+
+Handle create_dataset(hid_t file, const std::string& path, hid_t type, const Creation& creation) {
+  make_parents(file, path);
+  const auto properties = property_list(H5P_DATASET_CREATE);
+  checked(H5Pset_obj_track_times(properties.get(), false), "H5Pset_obj_track_times", path);
+  checked(H5Pset_chunk(properties.get(), static_cast<int>(creation.chunk.size()), creation.chunk.data()), "H5Pset_chunk", path);
+  checked(H5Pset_fill_time(properties.get(), H5D_FILL_TIME_NEVER), "H5Pset_fill_time", path);
+  if (creation.compress) checked(H5Pset_deflate(properties.get(), 1), "H5Pset_deflate", path);
+  checked(H5Pset_fletcher32(properties.get()), "H5Pset_fletcher32", path);
+  const auto space = dataspace(creation.shape, creation.maximum);
+  return {checked(H5Dcreate2(file, path.c_str(), type, space.get(), H5P_DEFAULT, properties.get(), H5P_DEFAULT), "H5Dcreate2", path), H5Dclose};
+}
+
+Handle open_dataset(hid_t file, const std::string& path) { return {checked(H5Dopen2(file, path.c_str(), H5P_DEFAULT), "H5Dopen2", path), H5Dclose}; }
+
+Shape shape_of(hid_t dataset, const std::string& path) {
+  const Handle space(checked(H5Dget_space(dataset), "H5Dget_space", path), H5Sclose);
+  const auto dimensions = static_cast<int>(checked(H5Sget_simple_extent_ndims(space.get()), "H5Sget_simple_extent_ndims", path));
+  Shape shape(static_cast<std::size_t>(dimensions));
+  checked(H5Sget_simple_extent_dims(space.get(), shape.data(), nullptr), "H5Sget_simple_extent_dims", path);
+  return shape;
+}
+
+Handle type_of(hid_t dataset, const std::string& path) { return {checked(H5Dget_type(dataset), "H5Dget_type", path), H5Tclose}; }
+
+Storage storage_of(hid_t dataset, const std::string& path) {
+  const Handle properties(checked(H5Dget_create_plist(dataset), "H5Dget_create_plist", path), H5Pclose);
+  Storage storage;
+  storage.chunked = H5Pget_layout(properties.get()) == H5D_CHUNKED;
+  const int filters = H5Pget_nfilters(properties.get());
+  for (int i = 0; i < filters; ++i) {
+    unsigned flags = 0, config = 0;
+    std::size_t values = 0;
+    storage.checksummed |=
+        H5Pget_filter2(properties.get(), static_cast<unsigned>(i), &flags, &values, nullptr, 0, nullptr, &config) == H5Z_FILTER_FLETCHER32;
+  }
+  return storage;
+}
+
+void extend(hid_t dataset, const Shape& shape, const std::string& path) { checked(H5Dset_extent(dataset, shape.data()), "H5Dset_extent", path); }
+
+void read_rows(hid_t dataset, hid_t type, std::int64_t first, std::int64_t count, void* data, const std::string& path) {
+  if (count == 0) return;
+  const auto in_file = rows_of(dataset, first, count, path);
+  const auto in_memory = memory_of(dataset, count, path);
+  checked(H5Dread(dataset, type, in_memory.get(), in_file.get(), H5P_DEFAULT, data), "H5Dread", path);
+}
+
+void write_all(hid_t dataset, hid_t type, const void* data, const std::string& path) {
+  checked(H5Dwrite(dataset, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, data), "H5Dwrite", path);
+}
+
+bool write_rows_collectively(hid_t dataset, hid_t type, std::int64_t first, std::int64_t count, const void* data, const std::string& path) {
+  const auto transfer = property_list(H5P_DATASET_XFER);
+  checked(H5Pset_dxpl_mpio(transfer.get(), H5FD_MPIO_COLLECTIVE), "H5Pset_dxpl_mpio", path);
+  const auto in_file = rows_of(dataset, first, count, path);
+  const auto in_memory = memory_of(dataset, count, path);
+  const std::byte nothing{};
+  checked(H5Dwrite(dataset, type, in_memory.get(), in_file.get(), transfer.get(), count == 0 ? &nothing : data), "H5Dwrite", path);
+  std::uint32_t local = 0, global = 0;
+  checked(H5Pget_mpio_no_collective_cause(transfer.get(), &local, &global), "H5Pget_mpio_no_collective_cause", path);
+  return local == H5D_MPIO_COLLECTIVE && global == H5D_MPIO_COLLECTIVE;
+}
+
+namespace {
+void write_attribute(hid_t object, const char* name, hid_t type, hid_t space, const void* data) {
+  const Handle attribute(checked(H5Acreate2(object, name, type, space, H5P_DEFAULT, H5P_DEFAULT), "H5Acreate2", name), H5Aclose);
+  checked(H5Awrite(attribute.get(), type, data), "H5Awrite", name);
+}
+
+/// The attribute and its number of elements; an empty handle when there is none.
+std::pair<Handle, std::int64_t> find_attribute(hid_t object, const char* name) {
+  if (checked(H5Aexists(object, name), "H5Aexists", name) == 0) return {};
+  Handle attribute(checked(H5Aopen(object, name, H5P_DEFAULT), "H5Aopen", name), H5Aclose);
+  const Handle space(checked(H5Aget_space(attribute.get()), "H5Aget_space", name), H5Sclose);
+  const auto elements = H5Sget_simple_extent_npoints(space.get());
+  checked(static_cast<hid_t>(elements), "H5Sget_simple_extent_npoints", name);
+  return {std::move(attribute), elements};
+}
+}  // namespace
+
+void write_text_attribute(hid_t object, const char* name, const std::string& text) {
+  const auto type = fixed_text_type(text.size());
+  const Handle space(checked(H5Screate(H5S_SCALAR), "H5Screate", name), H5Sclose);
+  write_attribute(object, name, type.get(), space.get(), text.c_str());
+}
+
+void write_integer_attribute(hid_t object, const char* name, std::int64_t value) {
+  const Handle space(checked(H5Screate(H5S_SCALAR), "H5Screate", name), H5Sclose);
+  write_attribute(object, name, H5T_NATIVE_INT64, space.get(), &value);
+}
+
+void write_integers_attribute(hid_t object, const char* name, const std::vector<std::int64_t>& values) {
+  const auto space = dataspace({static_cast<hsize_t>(values.size())});
+  write_attribute(object, name, H5T_NATIVE_INT64, space.get(), values.data());
+}
+
+std::optional<std::string> read_text_attribute(hid_t object, const char* name) {
+  const auto [attribute, elements] = find_attribute(object, name);
+  if (!attribute || elements != 1) return {};
+  const Handle type(checked(H5Aget_type(attribute.get()), "H5Aget_type", name), H5Tclose);
+  if (H5Tget_class(type.get()) != H5T_STRING || H5Tis_variable_str(type.get()) > 0) return {};
+  std::string text(H5Tget_size(type.get()), '\0');
+  checked(H5Aread(attribute.get(), type.get(), text.data()), "H5Aread", name);
+  while (!text.empty() && text.back() == '\0') text.pop_back();
+  return text;
+}
+
+std::optional<std::int64_t> read_integer_attribute(hid_t object, const char* name) {
+  const auto values = read_integers_attribute(object, name);
+  if (!values || values->size() != 1) return {};
+  return values->front();
+}
+
+std::optional<std::vector<std::int64_t>> read_integers_attribute(hid_t object, const char* name) {
+  const auto [attribute, elements] = find_attribute(object, name);
+  if (!attribute || elements > 1024) return {};
+  const Handle type(checked(H5Aget_type(attribute.get()), "H5Aget_type", name), H5Tclose);
+  if (H5Tget_class(type.get()) != H5T_INTEGER) return {};
+  std::vector<std::int64_t> values(static_cast<std::size_t>(elements));
+  checked(H5Aread(attribute.get(), H5T_NATIVE_INT64, values.data()), "H5Aread", name);
+  return values;
+}
+
+}  // namespace moesweep::store::h5

@@ -1,0 +1,98 @@
+// trial.h5: written by one process, from memory, and published by rename; read whole and checked against its digest.
+#include <algorithm>
+
+#include "layout.hpp"
+#include "moesweep/store/record.hpp"
+#include "trial.hpp"
+
+namespace moesweep::store {
+
+namespace {
+
+constexpr std::size_t kReasonBytes = 16000;
+
+std::map<std::string, std::string> attributes_of(const TrialRecord& record, const Format& format) {
+  return {{"format", format.name},
+          {"version", std::to_string(format.version)},
+          {"id", shortened(record.id, 1000)},
+          {"state", shortened(record.state, 1000)},
+          {"reason", shortened(record.reason, kReasonBytes)}};
+}
+
+}  // namespace
+
+void write_record_attributes(hid_t object, const TrialRecord& record) {
+  h5::write_text_attribute(object, "id", shortened(record.id, 1000));
+  h5::write_text_attribute(object, "state", shortened(record.state, 1000));
+  h5::write_text_attribute(object, "reason", shortened(record.reason, kReasonBytes));
+}
+
+TrialRecord read_record(hid_t file, const std::vector<Description>& descriptions, const std::string& prefix, std::vector<std::string>* blocks) {
+  TrialRecord record;
+  record.id = h5::read_text_attribute(file, "id").value_or("");
+  record.state = h5::read_text_attribute(file, "state").value_or("");
+  record.reason = h5::read_text_attribute(file, "reason").value_or("");
+  bool config = false, provenance = false;
+  for (const auto& d : descriptions) {
+    if (d.path.rfind(prefix, 0) != 0) continue;
+    const auto path = d.path.substr(prefix.size());
+    auto bytes = read_dataset(file, d);
+    if (blocks) blocks->push_back(block_digests(bytes));
+    const auto text = [&] { return std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size()); };
+    if (path == "header/config") {
+      record.config = text();
+      config = true;
+    } else if (path == "header/provenance") {
+      record.provenance = text();
+      provenance = true;
+    } else if (d.type.text_width > 0) {
+      throw Error(ErrorKind::corrupt, "dataset " + d.path + ": it does not hold numbers");
+    } else {
+      record.arrays.push_back({path, d.type.number, d.shape, std::move(bytes), d.unit, d.description, d.metric.value_or(false)});
+    }
+  }
+  if (!config) throw Error(ErrorKind::corrupt, "dataset " + prefix + "header/config: it is missing");
+  if (!provenance) throw Error(ErrorKind::corrupt, "dataset " + prefix + "header/provenance: it is missing");
+  return record;
+}
+
+void write_trial(const std::filesystem::path& path, const TrialRecord& record) {
+  const auto parts = parts_of(record, "");
+  std::vector<std::string> blocks;
+  for (const auto bytes : parts.bytes) blocks.push_back(block_digests(bytes));
+  const auto digest = digest_of(attributes_of(record, kTrialFormat), parts.descriptions, blocks);
+  const auto image = as_io(path, [&] {
+    return h5::build_image([&](hid_t file) {
+      write_format(file, kTrialFormat);
+      write_record_attributes(file, record);
+      h5::write_text_attribute(file, "digest", digest);
+      for (std::size_t i = 0; i < parts.bytes.size(); ++i) write_dataset(file, parts.descriptions[i], parts.bytes[i].data());
+    });
+  });
+  publish_bytes(path, image);
+}
+
+TrialRecord read_trial(const std::filesystem::path& path) {
+  return as_corrupt(path, [&] {
+    const auto bytes = load_file(path);
+    const auto file = h5::open_image(bytes);
+    require_format(file.get(), kTrialFormat, path);
+    std::vector<Description> descriptions;
+    for (const auto& name : h5::dataset_paths(file.get())) descriptions.push_back(describe(file.get(), name));
+    std::vector<std::string> blocks;
+    auto record = read_record(file.get(), descriptions, "", &blocks);
+    if (digest_of(root_attributes(file.get()), descriptions, blocks) != h5::read_text_attribute(file.get(), "digest"))
+      throw Error(ErrorKind::corrupt, "the digest does not fit the content", path.string(), "the file is damaged: remove it and make it again");
+    return record;
+  });
+}
+
+bool is_valid_trial(const std::filesystem::path& path, const std::string& id) {
+  try {
+    return read_trial(path).id == id;
+  } catch (const std::exception&) {
+    return false;
+  }
+}
+
+}  // namespace moesweep::store
