@@ -1,0 +1,88 @@
+// The decoder-only MoE transformer with its routers: forward passes of a training step, in flight or in two phases.
+//
+// x = embedding; per layer x += Attention(RMSNorm(x)), x += MoE(RMSNorm(x)) (SwiGLU block in leading dense layers); RMSNorm; head.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <map>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "moesweep/comm/transport.hpp"
+#include "moesweep/model/config.hpp"
+#include "moesweep/model/parameters.hpp"
+#include "moesweep/routing/config.hpp"
+#include "moesweep/routing/router.hpp"
+
+namespace moesweep::model {
+
+/// One pass of one rank.
+struct PassInput {
+  at::Tensor tokens;   ///< [T] i64
+  at::Tensor targets;  ///< [T] i64
+  routing::TokenLayout layout;
+};
+
+/// Decisions of one pass, one per MoE layer.
+using PassDecisions = std::vector<routing::Decision>;
+
+struct PassResult {
+  at::Tensor token_loss;                     ///< [T] nats, in the graph when training
+  std::map<std::string, at::Tensor> losses;  ///< balancing and regularising losses, summed over layers, in the graph
+  PassDecisions decisions;
+};
+
+/// Arithmetic of the matrix products (fp32, bf16, fp64); the residual stream, norms, router and loss are fp32 at least.
+struct MoeModelOptions {
+  at::ScalarType compute = at::kFloat;
+  std::int64_t seed = 1;
+};
+
+class MoeModel {
+ public:
+  /// `gang` must outlive the model.
+  MoeModel(const ModelConfig& config, const routing::RoutingConfig& routing, std::int64_t vocabulary, std::int64_t domains, comm::Transport& gang,
+           const MoeModelOptions& options);
+
+  Parameters& parameters() { return parameters_; }
+  std::int64_t moe_layers() const { return config_.layers - config_.dense_layers; }
+  std::vector<routing::LayerRouter>& routers() { return routers_; }
+  /// With several passes a step must run in two phases: some scope spans them.
+  bool needs_whole_step() const;
+
+  /// Phase one: all passes of the step, layer by layer, without gradient; at each MoE layer all are decided together. Keeps hidden
+  /// states only. Collective where a scope spans ranks; every rank gives the same number of passes. [passes][MoE layers]
+  std::vector<PassDecisions> decide_step(std::span<const PassInput> passes);
+
+  /// One pass. With `given` its decisions are replayed, else they are made here. `training` accumulates balancing state.
+  PassResult forward(const PassInput& pass, const PassDecisions* given, bool training);
+
+  /// Collective. After each optimizer step.
+  void end_step();
+
+  /// Persistent routing state by name, `layers.N.bias`; write through the tensors to restore.
+  std::vector<std::pair<std::string, at::Tensor>> state();
+
+ private:
+  /// The stream just before a layer's experts: what is added to, the normed input, and the router's logits (MoE layers).
+  struct Before {
+    at::Tensor residual, input, logits;
+  };
+  at::Tensor product(const at::Tensor& x, const at::Tensor& w) const;
+  at::Tensor norm(const at::Tensor& x, const std::string& gain) const;
+  at::Tensor attention(std::int64_t layer, const at::Tensor& h, const routing::TokenLayout& layout) const;
+  at::Tensor swiglu(const at::Tensor& h, const std::string& prefix) const;
+  Before before_experts(std::int64_t layer, const at::Tensor& x, const routing::TokenLayout& layout) const;
+  at::Tensor after_experts(std::int64_t layer, const Before& before, const routing::Assignment& assignment) const;
+  bool is_dense(std::int64_t layer) const { return layer < config_.dense_layers; }
+
+  ModelConfig config_;
+  Parameters parameters_;
+  at::ScalarType compute_;
+  std::vector<routing::LayerRouter> routers_;
+};
+
+}  // namespace moesweep::model

@@ -1,0 +1,61 @@
+// All parameters of a model in flat buffers, one set per class: dense (replicated over ranks) and expert (one span per global expert).
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <array>
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "moesweep/model/config.hpp"
+
+namespace moesweep::model {
+
+enum class ParameterClass { dense, expert };
+
+/// One logical parameter: a stretch of its class's buffers.
+struct Span {
+  std::string name;                 ///< `layers.0.router`, `layers.0.experts.5.gate_up`, ...
+  ParameterClass parameter_class = ParameterClass::dense;
+  std::int64_t offset = 0;          ///< in elements of the class's buffers
+  std::vector<std::int64_t> shape;
+  bool decays = false;              ///< weight decay applies (matrices)
+  double deviation = 0.0;           ///< initial standard deviation; 0: starts at one (norm gains)
+
+  std::int64_t count() const;
+};
+
+/// The flat buffers of one class, all of one length: master values, gradients, AdamW's two moments.
+struct Buffers {
+  at::Tensor value, gradient, first_moment, second_moment;
+};
+
+class Parameters {
+ public:
+  /// Buffers of `dtype` (fp32, or fp64), initialised as a pure function of (seed, name, element).
+  Parameters(const ModelConfig& config, std::int64_t vocabulary, at::ScalarType dtype, std::int64_t seed);
+
+  Buffers& buffers(ParameterClass c) { return buffers_[static_cast<std::size_t>(c)]; }
+  const std::vector<Span>& spans() const { return spans_; }
+  /// A dense parameter as an autograd leaf whose gradient is a view into the buffer. [shape]
+  const at::Tensor& operator[](const std::string& name) const;
+  /// All experts' matrices of a layer, stacked views into value and gradient: [E, rows, columns].
+  struct Stack {
+    at::Tensor value, gradient;
+  };
+  Stack stack(std::int64_t layer, const std::string& which) const;  ///< which: `gate_up` or `down`
+  void zero_gradients();
+
+ private:
+  std::int64_t append(Span span);
+  ModelConfig config_;
+  std::vector<Span> spans_;
+  std::array<std::int64_t, 2> sizes_{0, 0};
+  std::array<Buffers, 2> buffers_;
+  std::map<std::string, at::Tensor> leaves_;
+  std::map<std::pair<std::int64_t, std::string>, Stack> stacks_;
+};
+
+}  // namespace moesweep::model

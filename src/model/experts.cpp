@@ -1,0 +1,216 @@
+// See experts.hpp.
+#include "experts.hpp"
+
+#include <ATen/ATen.h>
+#include <ATen/Dispatch.h>
+#include <ATen/Parallel.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+#include "moesweep/core/error.hpp"
+
+namespace moesweep::model {
+
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+/// Kept slots, sorted by expert, stable: the rows of the experts' inputs.
+struct Dispatch {
+  at::Tensor slot_of_row;   ///< [N] i64, slot in the assignment
+  at::Tensor token_of_row;  ///< [N] i64
+  at::Tensor row_of_slot;   ///< [slots] i64, -1 for a dropped one
+  std::vector<std::int64_t> start;  ///< [E + 1], first row of each expert
+};
+
+Dispatch sort_by_expert(const routing::Assignment& assignment, std::int64_t experts) {
+  const at::Tensor ids = assignment.expert.contiguous(), tokens = assignment.token.contiguous();
+  const std::int64_t slots = ids.numel();
+  const auto* id = ids.const_data_ptr<std::int64_t>();
+  const auto* token = tokens.const_data_ptr<std::int64_t>();
+  const bool* dropped = assignment.dropped.defined() ? assignment.dropped.const_data_ptr<bool>() : nullptr;
+  Dispatch dispatch;
+  dispatch.start.assign(static_cast<std::size_t>(experts) + 1, 0);
+  for (std::int64_t s = 0; s < slots; ++s)
+    if (dropped == nullptr || !dropped[s]) ++dispatch.start[static_cast<std::size_t>(id[s]) + 1];
+  for (std::size_t e = 0; e < static_cast<std::size_t>(experts); ++e) dispatch.start[e + 1] += dispatch.start[e];
+  const std::int64_t rows = dispatch.start.back();
+  dispatch.slot_of_row = at::empty({rows}, at::kLong);
+  dispatch.token_of_row = at::empty({rows}, at::kLong);
+  dispatch.row_of_slot = at::empty({slots}, at::kLong);
+  auto* slot_of_row = dispatch.slot_of_row.mutable_data_ptr<std::int64_t>();
+  auto* token_of_row = dispatch.token_of_row.mutable_data_ptr<std::int64_t>();
+  auto* row_of_slot = dispatch.row_of_slot.mutable_data_ptr<std::int64_t>();
+  std::vector<std::int64_t> next(dispatch.start.begin(), dispatch.start.end() - 1);
+  for (std::int64_t s = 0; s < slots; ++s) {
+    if (dropped != nullptr && dropped[s]) {
+      row_of_slot[s] = -1;
+      continue;
+    }
+    const std::int64_t row = next[static_cast<std::size_t>(id[s])]++;
+    slot_of_row[row] = s;
+    token_of_row[row] = token[s];
+    row_of_slot[s] = row;
+  }
+  return dispatch;
+}
+
+/// out[t] = sum over t's kept slots of weight[slot] * rows[row_of_slot[slot]]; a null weight is 1. CPU, fp32 or fp64.
+at::Tensor combine(const at::Tensor& rows, const at::Tensor& row_of_slot, const at::Tensor& offsets, const at::Tensor& weight) {
+  const std::int64_t tokens = offsets.numel() - 1, width = rows.size(1);
+  at::Tensor out = at::empty({tokens, width}, rows.options());
+  AT_DISPATCH_FLOATING_TYPES(rows.scalar_type(), "combine", [&] {
+    const auto* from = rows.const_data_ptr<scalar_t>();
+    const auto* place = row_of_slot.const_data_ptr<std::int64_t>();
+    const auto* begin_of = offsets.const_data_ptr<std::int64_t>();
+    const scalar_t* w = weight.defined() ? weight.const_data_ptr<scalar_t>() : nullptr;
+    auto* to = out.mutable_data_ptr<scalar_t>();
+    at::parallel_for(0, tokens, 256, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t t = begin; t < end; ++t) {
+        scalar_t* __restrict sum = to + t * width;
+        std::fill(sum, sum + width, scalar_t(0));
+        for (std::int64_t s = begin_of[t]; s < begin_of[t + 1]; ++s) {
+          if (place[s] < 0) continue;
+          const scalar_t* __restrict row = from + place[s] * width;
+          const scalar_t factor = w != nullptr ? w[s] : scalar_t(1);
+          for (std::int64_t i = 0; i < width; ++i) sum[i] += factor * row[i];
+        }
+      }
+    });
+  });
+  return out;
+}
+
+template <class Real>
+Real dot(const Real* __restrict a, const Real* __restrict b, std::int64_t count) {
+  Real sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (std::int64_t i = 0; i < count; ++i) sum += a[i] * b[i];
+  return sum;
+}
+
+/// Backward of `combine`: row gradients [N, d] = weight * gradient[token], and weight gradients [slots] = <gradient[token], row>.
+void combine_backward(const at::Tensor& gradient, const at::Tensor& rows, const Dispatch& dispatch, const at::Tensor& weight, at::Tensor& row_gradient,
+                      at::Tensor& weight_gradient) {
+  const std::int64_t count = rows.size(0), width = rows.size(1);
+  row_gradient = at::empty_like(rows);
+  weight_gradient = at::zeros_like(weight);
+  AT_DISPATCH_FLOATING_TYPES(rows.scalar_type(), "combine_backward", [&] {
+    const auto* g = gradient.const_data_ptr<scalar_t>();
+    const auto* y = rows.const_data_ptr<scalar_t>();
+    const auto* w = weight.const_data_ptr<scalar_t>();
+    const auto* slot = dispatch.slot_of_row.const_data_ptr<std::int64_t>();
+    const auto* token = dispatch.token_of_row.const_data_ptr<std::int64_t>();
+    auto* gy = row_gradient.mutable_data_ptr<scalar_t>();
+    auto* gw = weight_gradient.mutable_data_ptr<scalar_t>();
+    at::parallel_for(0, count, 256, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t r = begin; r < end; ++r) {
+        const scalar_t* __restrict from = g + token[r] * width;
+        const scalar_t* __restrict row = y + r * width;
+        scalar_t* __restrict out = gy + r * width;
+        const scalar_t factor = w[slot[r]];
+        for (std::int64_t i = 0; i < width; ++i) out[i] = factor * from[i];
+        gw[slot[r]] = dot(from, row, width);
+      }
+    });
+  });
+}
+
+/// What forward leaves for backward; held by the context through a shared pointer.
+struct Kept : torch::CustomClassHolder {
+  Dispatch dispatch;
+  Parameters::Stack gate_up, down;
+  at::Tensor gate_up_compute, down_compute, offsets;
+  at::ScalarType compute = at::kFloat;
+};
+
+/// Rows [start[e], start[e + 1]) of a and out meet matrix e.
+template <class Product>
+void for_each_expert(const Dispatch& dispatch, Product&& product) {
+  for (std::size_t e = 0; e + 1 < dispatch.start.size(); ++e) {
+    const std::int64_t first = dispatch.start[e], count = dispatch.start[e + 1] - first;
+    if (count > 0) product(static_cast<std::int64_t>(e), first, count);
+  }
+}
+
+/// gradient[e] += a^T b, in the gradient's type.
+void add_product(const at::Tensor& gradient, const at::Tensor& a, const at::Tensor& b) {
+  if (a.scalar_type() == gradient.scalar_type()) at::Tensor(gradient).addmm_(a.t(), b);
+  else at::Tensor(gradient).add_(at::mm(a.t(), b));
+}
+
+class RoutedExperts : public torch::autograd::Function<RoutedExperts> {
+ public:
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& weight, const c10::intrusive_ptr<Kept>& kept) {
+    const Dispatch& dispatch = kept->dispatch;
+    const std::int64_t rows = dispatch.slot_of_row.numel(), f = kept->down.value.size(1), d = x.size(1);
+    const at::Tensor input = x.to(kept->compute).index_select(0, dispatch.token_of_row);
+    at::Tensor inner = at::empty({rows, 2 * f}, input.options()), output = at::empty({rows, d}, input.options());
+    for_each_expert(dispatch, [&](std::int64_t e, std::int64_t first, std::int64_t count) {
+      at::Tensor out = inner.narrow(0, first, count);
+      at::mm_out(out, input.narrow(0, first, count), kept->gate_up_compute[e]);
+    });
+    const at::Tensor activation = at::silu(inner.narrow(1, 0, f)).mul_(inner.narrow(1, f, f));
+    for_each_expert(dispatch, [&](std::int64_t e, std::int64_t first, std::int64_t count) {
+      at::Tensor out = output.narrow(0, first, count);
+      at::mm_out(out, activation.narrow(0, first, count), kept->down_compute[e]);
+    });
+    const at::Tensor wide = output.to(x.scalar_type());
+    context->save_for_backward({input, inner, activation, wide, weight});
+    context->saved_data["kept"] = c10::IValue::make_capsule(kept);
+    return combine(wide, dispatch.row_of_slot, kept->offsets, weight);
+  }
+
+  static variable_list backward(AutogradContext* context, const variable_list& gradients) {
+    const auto saved = context->get_saved_variables();
+    const at::Tensor &input = saved[0], &inner = saved[1], &activation = saved[2], &output = saved[3], &weight = saved[4];
+    const auto kept = c10::static_intrusive_pointer_cast<Kept>(context->saved_data["kept"].toCapsule());
+    const Dispatch& dispatch = kept->dispatch;
+    const std::int64_t f = kept->down.value.size(1);
+    const at::Tensor gradient = gradients[0].contiguous();
+    at::Tensor output_gradient, weight_gradient;
+    combine_backward(gradient, output, dispatch, weight, output_gradient, weight_gradient);
+    output_gradient = output_gradient.to(kept->compute);
+
+    at::Tensor activation_gradient = at::empty_like(activation);
+    for_each_expert(dispatch, [&](std::int64_t e, std::int64_t first, std::int64_t count) {
+      const at::Tensor from = output_gradient.narrow(0, first, count);
+      at::Tensor out = activation_gradient.narrow(0, first, count);
+      at::mm_out(out, from, kept->down_compute[e].t());
+      add_product(kept->down.gradient[e], activation.narrow(0, first, count), from);
+    });
+    const at::Tensor gate = inner.narrow(1, 0, f), up = inner.narrow(1, f, f);
+    at::Tensor inner_gradient = at::empty_like(inner);
+    at::Tensor gate_gradient = inner_gradient.narrow(1, 0, f), up_gradient = inner_gradient.narrow(1, f, f);
+    at::mul_out(up_gradient, activation_gradient, at::silu(gate));
+    gate_gradient.copy_(at::silu_backward(activation_gradient.mul_(up), gate));
+
+    at::Tensor input_gradient = at::empty_like(input);
+    for_each_expert(dispatch, [&](std::int64_t e, std::int64_t first, std::int64_t count) {
+      const at::Tensor from = inner_gradient.narrow(0, first, count);
+      at::Tensor out = input_gradient.narrow(0, first, count);
+      at::mm_out(out, from, kept->gate_up_compute[e].t());
+      add_product(kept->gate_up.gradient[e], input.narrow(0, first, count), from);
+    });
+    const at::Tensor x_gradient = combine(input_gradient.to(gradient.scalar_type()), dispatch.row_of_slot, kept->offsets, at::Tensor());
+    return {x_gradient, weight_gradient, at::Tensor()};
+  }
+};
+
+}  // namespace
+
+at::Tensor routed_experts(const at::Tensor& x, const routing::Assignment& assignment, const Parameters::Stack& gate_up, const Parameters::Stack& down,
+                          at::ScalarType compute) {
+  MOESWEEP_ASSERT(x.dim() == 2 && assignment.offsets.numel() == x.size(0) + 1, "routed_experts needs x [T, d] and offsets [T + 1]");
+  auto kept = c10::make_intrusive<Kept>();
+  kept->dispatch = sort_by_expert(assignment, gate_up.value.size(0));
+  kept->gate_up = gate_up;
+  kept->down = down;
+  kept->gate_up_compute = gate_up.value.to(compute);
+  kept->down_compute = down.value.to(compute);
+  kept->offsets = assignment.offsets.contiguous();
+  kept->compute = compute;
+  return RoutedExperts::apply(x.contiguous(), assignment.weight.to(x.scalar_type()).contiguous(), kept);
+}
+
+}  // namespace moesweep::model

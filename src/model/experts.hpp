@@ -1,0 +1,17 @@
+// The routed experts of one layer: dispatch, grouped SwiGLU, combine, as one differentiable operation.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include "moesweep/model/parameters.hpp"
+#include "moesweep/routing/scores.hpp"
+
+namespace moesweep::model {
+
+/// y[t] = sum over t's kept slots of weight * expert(x[t]), [T, d]. Differentiable in x [T, d] and in the assignment's weights; gradients
+/// of the experts' matrices are added into the stacks' gradients. `compute` is the type of the matrix products.
+/// expert(h) = (silu(h Wg) * (h Wu)) W2 with Wg, Wu the halves of gate_up [d, 2f] and W2 = down [f, d].
+at::Tensor routed_experts(const at::Tensor& x, const routing::Assignment& assignment, const Parameters::Stack& gate_up, const Parameters::Stack& down,
+                          at::ScalarType compute);
+
+}  // namespace moesweep::model
