@@ -1,0 +1,65 @@
+"""The command `moesweep-report`: `html FILE` writes the report, `export FILE` writes the frames as CSV."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from moesweep.report.export import export_csv
+from moesweep.report.page import write_page
+from moesweep.results.file import CorruptSweep, NewerSweep, SweepError
+from moesweep.results.sweep import open_sweep
+
+EXIT_OK, EXIT_USAGE, EXIT_IO, EXIT_CORRUPT = 0, 2, 4, 5
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(
+        prog="moesweep-report",
+        description="A report that a person reads, and tables that other tools read, from the aggregate of a sweep.",
+        epilog="example: moesweep-report html runs/quickstart/sweep.h5",
+    )
+    commands = top.add_subparsers(dest="command", required=True)
+    page = commands.add_parser("html", help="write one self-contained page (works offline)")
+    page.add_argument("file", type=Path, help="sweep.h5, as `moesweep aggregate` wrote it")
+    page.add_argument("--out", type=Path, help="where to write it (default: report.html beside FILE)")
+    tables = commands.add_parser("export", help="write the frames as tables")
+    tables.add_argument("file", type=Path, help="sweep.h5, as `moesweep aggregate` wrote it")
+    tables.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder for trials.csv, steps.csv, evaluations.csv, routing.csv",
+    )
+    tables.add_argument("--format", choices=["csv"], default="csv", help="csv (the default)")
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code (0 ok, 2 usage, 4 io, 5 corrupt or foreign file)."""
+    options = parser().parse_args(arguments)
+    try:
+        with open_sweep(options.file) as sweep:
+            if options.command == "html":
+                out = options.out or options.file.with_name("report.html")
+                size = write_page(sweep, out)
+                print(f"{out}: {len(sweep)} trials, {size / 1e6:.2f} MB")
+            else:
+                for path, rows in export_csv(sweep, options.out):
+                    print(f"{path}: {rows} rows")
+    except SweepError as error:
+        print(f"moesweep-report: {error}", file=sys.stderr)
+        foreign = options.file.is_file() or isinstance(error, CorruptSweep | NewerSweep)
+        return EXIT_CORRUPT if foreign else EXIT_IO
+    except OSError as error:
+        print(f"moesweep-report: {error.filename or options.file}: {error.strerror or error}", file=sys.stderr)
+        return EXIT_IO
+    return EXIT_OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,266 @@
+"""The answer in a sentence, computed from the data: which balancing scope lets experts specialise, for each method and size.
+
+How a range of purity over scopes is judged, against the spread over seeds (sample standard deviation within scopes, pooled):
+  more than twice the spread                      -> it depends on scope
+  the same, but under 5 % of the way from the random to the reference router -> it depends on scope only slightly
+  at most twice the spread                        -> it hardly depends on scope
+  one seed a scope                                -> the range is told, nothing is claimed
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from moesweep.results.effects import axis_effects, bootstrap_mean, pooled_spread, spread
+from moesweep.results.settings import SEED, scope_rank
+
+PURITY = "purity_expert"
+GREEDY_LOSS = "greedy.loss"
+TIMES_SPREAD = 2.0
+SLIGHT_SHARE = 0.05
+
+SCOPE_WORDS = {
+    "sequence": "each sequence",
+    "micro_batch": "each micro-batch",
+    "global_batch": "the global batch",
+    "group": "the group of micro-batches at hand",
+    "running": "the step so far",
+    "history": "past steps",
+}
+
+
+@dataclass
+class ScopeCell:
+    """The seeds of one method at one scope."""
+
+    scope: str
+    mean: float
+    spread: float
+    values: list[float]
+
+
+@dataclass
+class ScopeEffect:
+    """How purity moves over the scopes of one method, all else equal."""
+
+    method: str
+    parameters: float
+    scale: float
+    extra: dict[str, str]
+    cells: list[ScopeCell]
+    verdict: str = ""
+    range: float = math.nan
+    spread: float = math.nan
+    loss: float = math.nan
+    contrasts: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def lowest(self) -> ScopeCell:
+        return min(self.cells, key=lambda cell: cell.mean)
+
+    @property
+    def highest(self) -> ScopeCell:
+        return max(self.cells, key=lambda cell: cell.mean)
+
+
+def judge(range_: float, spread_: float, room: float) -> str:
+    """`depends`, `slightly`, `hardly` or `unknown`; `room` is the purity from the random to the reference router."""
+    if math.isnan(spread_):
+        return "unknown"
+    if range_ <= TIMES_SPREAD * spread_ or range_ == 0:
+        return "hardly"
+    return "slightly" if range_ < SLIGHT_SHARE * room else "depends"
+
+
+def scope_effects(table: pd.DataFrame, metric: str = PURITY) -> list[ScopeEffect]:
+    """One effect for each method, size and combination of further axes that has at least two scopes; smallest size first.
+
+    `table` joins `describe_trials` with the metrics, finished trials only.
+    """
+    if metric not in table.columns:
+        return []
+    known = table.dropna(subset=[metric])
+    effects: list[ScopeEffect] = []
+    scoped = known[known["scope"].notna()]
+    keys = [
+        (str(method), -1.0 if math.isnan(parameters) else float(parameters), tuple(sorted(extra.items())))
+        for method, parameters, extra in zip(scoped["method"], scoped["parameters"], scoped["extra"], strict=True)
+    ]
+    for key in sorted(set(keys)):
+        cell = scoped[[k == key for k in keys]]
+        scopes = sorted({str(scope) for scope in cell["scope"]}, key=scope_rank)
+        if len(scopes) < 2:
+            continue
+        by_scope = {scope: cell[cell["scope"] == scope] for scope in scopes}
+        cells = [
+            ScopeCell(s, float(g[metric].mean()), spread(g[metric].to_numpy()), [float(v) for v in g[metric]])
+            for s, g in by_scope.items()
+        ]
+        effect = ScopeEffect(
+            key[0], float(cell["parameters"].iloc[0]), float(cell["scale"].iloc[0]), dict(key[2]), cells
+        )
+        effect.range = effect.highest.mean - effect.lowest.mean
+        effect.spread = pooled_spread([c.values for c in cells])
+        effect.verdict = judge(effect.range, effect.spread, _room(known, effect.parameters, metric))
+        effect.loss = float(cell[GREEDY_LOSS].mean()) if GREEDY_LOSS in cell.columns else math.nan
+        base = by_scope[scopes[0]].groupby("seed")[metric].mean()
+        for scope in scopes[1:]:
+            difference = (by_scope[scope].groupby("seed")[metric].mean() - base).dropna().to_numpy()
+            if len(difference) == 0:
+                continue
+            low, high = bootstrap_mean(difference)
+            effect.contrasts.append(
+                {
+                    "scope": scope,
+                    "baseline": scopes[0],
+                    "mean": float(difference.mean()),
+                    "low": low,
+                    "high": high,
+                    "pairs": len(difference),
+                    "values": [float(v) for v in difference],
+                }
+            )
+        effects.append(effect)
+    return effects
+
+
+def _room(table: pd.DataFrame, parameters: float, metric: str) -> float:
+    """Purity of the reference router above the random one at that size; 1 where either is missing."""
+    same = table if math.isnan(parameters) else table[table["parameters"] == parameters]
+    reference, random = same[same["method"] == "reference"][metric], same[same["method"] == "random"][metric]
+    if len(reference) == 0 or len(random) == 0:
+        return 1.0
+    return max(0.0, float(reference.mean() - random.mean()))
+
+
+def number(value: float) -> str:
+    """Three decimals, more for a small number; the page keeps full precision beside it."""
+    if math.isnan(value):
+        return "unknown"
+    if value == 0 or abs(value) >= 0.0095:
+        return f"{value:.3f}"
+    return f"{value:.1g}" if abs(value) < 0.001 else f"{value:.4f}"
+
+
+def _joined(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
+
+
+def _main(effects: list[ScopeEffect]) -> ScopeEffect:
+    """The setting to quote: the one of lowest greedy loss, the first where none is known."""
+    return min(effects, key=lambda e: (math.isnan(e.loss), e.loss if not math.isnan(e.loss) else 0.0))
+
+
+def _clause(method: str, effects: list[ScopeEffect]) -> str:
+    """What one method does at the smallest size, over its settings."""
+    shown = _main(effects)
+    low, high = shown.lowest, shown.highest
+    place = f", at {', '.join(f'{axis} {value}' for axis, value in shown.extra.items())}" if shown.extra else ""
+    same = sum(effect.verdict == shown.verdict for effect in effects)
+    share = f", in {same} of {len(effects)} settings" if len(effects) > 1 else ""
+    if shown.verdict in ("depends", "slightly"):
+        size = " only slightly" if shown.verdict == "slightly" else ""
+        return (
+            f"With {method}, specialisation depends{size} on scope: expert purity is {number(high.mean)} balanced over"
+            f" {SCOPE_WORDS.get(high.scope, high.scope)} and {number(low.mean)} over {SCOPE_WORDS.get(low.scope, low.scope)}{place}{share}."
+        )
+    if shown.verdict == "hardly":
+        return (
+            f"With {method} it hardly depends on scope: purity stays between {number(low.mean)} and {number(high.mean)}"
+            f" (range {number(shown.range)}, spread over seeds {number(shown.spread)}){place}{share}."
+        )
+    return (
+        f"With {method}, purity goes from {number(low.mean)} ({low.scope}) to {number(high.mean)} ({high.scope}){place};"
+        " with one seed a scope there is no spread to judge the range by."
+    )
+
+
+def _scale_clause(effects: list[ScopeEffect]) -> str:
+    """Whether each method's verdict holds at the largest size."""
+    sizes = sorted({e.scale for e in effects if not math.isnan(e.scale)})
+    if len(sizes) < 2:
+        return ""
+    small, large = sizes[0], sizes[-1]
+    parts: list[str] = []
+    for method in dict.fromkeys(e.method for e in effects):
+        first = [e for e in effects if e.method == method and e.scale == small]
+        last = [e for e in effects if e.method == method and e.scale == large]
+        if not first or not last:
+            continue
+        a, b = _main(first), _main(last)
+        holds = a.verdict == b.verdict and (a.verdict == "hardly" or a.highest.scope == b.highest.scope)
+        word = "the same" if holds else "different"
+        parts.append(
+            f"{word} for {method} (range over scopes {number(a.range)} at the smallest size, {number(b.range)} here)"
+        )
+    return f"At {large:.3g} times the parameters the answer is {'; '.join(parts)}." if parts else ""
+
+
+def headline(table: pd.DataFrame, states: pd.Series[Any], axes: list[str], effects: list[ScopeEffect]) -> list[str]:
+    """The answer as sentences, the first the most important. `table` holds finished trials, `states` those of all."""
+    if len(states) == 0:
+        return ["The sweep has no trials."]
+    if len(table) == 0:
+        counts = states.value_counts()
+        return [f"No trial has finished yet: {_joined([f'{n} {state}' for state, n in counts.items()])}."]
+    if effects:
+        smallest = min((e.scale for e in effects if not math.isnan(e.scale)), default=math.nan)
+        first = [e for e in effects if math.isnan(smallest) or e.scale == smallest]
+        by_method: dict[str, list[ScopeEffect]] = {}
+        for effect in first:
+            by_method.setdefault(effect.method, []).append(effect)
+        order = {"depends": 0, "slightly": 1, "unknown": 2, "hardly": 3}
+        methods = sorted(by_method, key=lambda m: (order[_main(by_method[m]).verdict], -_main(by_method[m]).range))
+        sentences = [_clause(method, by_method[method]) for method in methods]
+        scale = _scale_clause(effects)
+        return sentences + ([scale] if scale else []) + _bounds(table)
+    return _without_scope(table, axes) + _bounds(table)
+
+
+def _bounds(table: pd.DataFrame) -> list[str]:
+    """Where the random and the reference router stand."""
+    if PURITY not in table.columns:
+        return []
+    parts = []
+    for method, words in (("random", "the random router"), ("reference", "the reference router")):
+        values = table[table["method"] == method][PURITY].dropna()
+        if len(values):
+            parts.append(f"{words} is at {number(float(values.mean()))}")
+    if not parts:
+        return []
+    text = _joined(parts)
+    return [text[0].upper() + text[1:] + "."]
+
+
+def _without_scope(table: pd.DataFrame, axes: list[str]) -> list[str]:
+    """The strongest axis on purity; for a single setting its numbers."""
+    if PURITY not in table.columns or table[PURITY].notna().sum() == 0:
+        return [
+            f"{len(table)} {'trial has' if len(table) == 1 else 'trials have'} finished; none recorded expert purity."
+        ]
+    usable = [axis for axis in axes if axis != SEED and axis in table.columns]
+    found = axis_effects(
+        table,
+        PURITY,
+        ["method", *[a for a in usable if not a.startswith("routing.balance.") and a != "routing.select"], SEED],
+    )
+    if len(found) == 0:
+        values = table[PURITY].dropna()
+        text = f"Expert purity is {number(float(values.mean()))}"
+        if len(values) > 1:
+            text += f" (spread {number(spread(values.to_numpy()))} over {len(values)} trials)"
+        return [text + "; the sweep has nothing to compare it with."]
+    best = found.iloc[0]
+    name = "the routing method" if best["axis"] == "method" else str(best["axis"])
+    known = "" if math.isnan(best["spread"]) else f" against a spread over seeds of {number(float(best['spread']))}"
+    strength = judge(float(best["range"]), float(best["spread"]), 1.0)
+    if strength == "hardly":
+        moved = f"{name}, by {number(float(best['range']))}{known}"
+        return [f"No axis moves expert purity beyond the spread over seeds: the strongest, {moved}."]
+    subject = "The routing method" if best["axis"] == "method" else name
+    moved = f"by {number(float(best['range']))}, from {best['lowest']} to {best['highest']}{known}"
+    return [f"{subject} moves expert purity most: {moved}."]

@@ -1,0 +1,378 @@
+"""A sweep as pandas frames: trials, steps, evaluations and routing counts, tidy, the large ones read only when asked for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+import pandas as pd
+
+from moesweep.results.file import AnyArray, ArrayInfo, Ragged, SweepFile
+
+READINGS = ("training", "greedy")
+GREEDY = "greedy."
+
+
+class Config(Mapping[str, Any]):
+    """A trial's resolved config. Parsed when first looked into; `config["routing.balance.scope"]` reaches inside sections."""
+
+    __slots__ = ("_parsed", "_row", "_sweep")
+
+    def __init__(self, sweep: Sweep, row: int) -> None:
+        self._sweep = sweep
+        self._row = row
+        self._parsed: dict[str, Any] | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The config as plain nested dicts; empty when the aggregate has none for the trial."""
+        if self._parsed is None:
+            self._parsed = self._sweep._json_text("config", self._row)
+        return self._parsed
+
+    def __getitem__(self, key: str) -> Any:
+        whole = self.as_dict()
+        if key in whole:
+            return whole[key]
+        value: Any = whole
+        for part in key.split("."):
+            if not isinstance(value, Mapping) or part not in value:
+                raise KeyError(key)
+            value = value[part]
+        return value
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.as_dict())
+
+    def __len__(self) -> int:
+        return len(self.as_dict())
+
+    def __repr__(self) -> str:
+        return f"Config({self._sweep.ids[self._row]})"
+
+
+def parse_column(texts: list[str]) -> pd.Series[Any]:
+    """An axis as numbers or booleans when every value is one, as text otherwise. `none` beside numbers is NaN."""
+    if texts and all(text in ("true", "false") for text in texts):
+        return pd.Series([text == "true" for text in texts], dtype=bool)
+    given = [text for text in texts if text not in ("", "none", "null")]
+    if given:
+        try:
+            integers = [int(text) for text in given]
+            if len(given) == len(texts) and all(str(n) == text for n, text in zip(integers, given, strict=True)):
+                return pd.Series(integers, dtype="int64")
+        except (ValueError, OverflowError):
+            pass
+        try:
+            numbers = [float(text) if text not in ("", "none", "null") else math.nan for text in texts]
+            return pd.Series(numbers, dtype="float64")
+        except ValueError:
+            pass
+    return pd.Series(texts) if texts else pd.Series(texts, dtype=object)
+
+
+@final
+class Sweep:
+    """An aggregate, read through `open_sweep`. Frames are made on first use and kept; the file stays open until `close()`.
+
+    `name`, `resolved` (the sweep as resolved) and `header` (provenance of the aggregation) come from the file's header;
+    `ids` are the trials in the file's order; `axes` and `metrics` name the columns of `trials`.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self._file = SweepFile(path)
+        try:
+            self.path = self._file.path
+            self.version = self._file.version
+            self.digest = self._file.digest
+            self.name = self._file.values("header/name").tobytes().rstrip(b"\0").decode("utf-8", "replace")
+            self.resolved: dict[str, Any] = self._file.json("header/resolved")
+            self.header: dict[str, Any] = self._file.json("header/provenance")
+            self.ids: list[str] = self._file.texts("trials/id")
+            self.axes: list[str] = self._file.names("axes")
+            self.metrics: list[str] = self._file.names("metrics")
+            self._rows = {trial: row for row, trial in enumerate(self.ids)}
+            if len(self._rows) != len(self.ids):
+                raise self._file.corrupt("trials/id", "names a trial twice")
+        except BaseException:
+            self._file.close()
+            raise
+        self._texts: dict[str, tuple[AnyArray, AnyArray]] = {}
+        self._ragged: dict[str, Ragged] = {}
+
+    def close(self) -> None:
+        """Closes the file; frames made before stay usable."""
+        self._file.close()
+
+    def __enter__(self) -> Sweep:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __repr__(self) -> str:
+        return f"Sweep({self.name!r}, {len(self)} trials, {self.path})"
+
+    # Rows ------------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def trials(self) -> pd.DataFrame:
+        """One row a trial: `id`, `state`, `reason`, a column per axis (dotted path), one per metric, and `config` (parsed when looked into).
+
+        Metrics are the last evaluation's layer means: a plain name is the training reading, `greedy.NAME` the greedy one,
+        `gap_to_reference.NAME` is above 0 where the trial is worse than the reference router. NaN where a trial has none.
+        """
+        columns: dict[str, Any] = {
+            "id": self.ids,
+            "state": self._file.texts("trials/state"),
+            "reason": self._file.texts("trials/reason"),
+        }
+        for axis in self.axes:
+            texts = self._file.texts(f"axes/{axis}")
+            if len(texts) != len(self):
+                raise self._file.corrupt(f"axes/{axis}", f"has {len(texts)} values for {len(self)} trials")
+            columns[axis] = parse_column(texts)
+        for metric in self.metrics:
+            columns[metric] = self._file.column(f"metrics/{metric}").astype(np.float64)
+        columns["config"] = pd.Series([Config(self, row) for row in range(len(self))], dtype=object)
+        return pd.DataFrame(columns)
+
+    def row(self, trial: str) -> int:
+        """The trial's row; a unique beginning of its id will do. KeyError when there is none, or more than one."""
+        if trial in self._rows:
+            return self._rows[trial]
+        matches = [row for name, row in self._rows.items() if trial and name.startswith(trial)]
+        if len(matches) != 1:
+            raise KeyError(f"{len(matches)} trials of {self.path} begin with {trial!r}")
+        return matches[0]
+
+    def config(self, trial: str) -> Config:
+        """The trial's resolved config, by id."""
+        return Config(self, self.row(trial))
+
+    def provenance(self, trial: str) -> dict[str, Any]:
+        """Versions, host, command, start, end, seeds and data digest of the trial's run; empty when it never ran."""
+        return self._json_text("provenance", self.row(trial))
+
+    def domains(self, trial: str) -> list[str]:
+        """Names of the trial's domains, in the order of their numbers; `domain 0`, ... where its config names too few."""
+        try:
+            names = [str(name) for name in self.config(trial)["data.domains"]]
+        except (KeyError, TypeError):
+            names = []
+        counts = self.array(trial, "evaluations/counts")
+        needed = counts.shape[2] if counts is not None and counts.ndim == 4 else len(names)
+        return names[:needed] + [f"domain {i}" for i in range(len(names), needed)]
+
+    def _json_text(self, kind: str, row: int) -> dict[str, Any]:
+        if kind not in self._texts:
+            data = self._file.values(f"texts/{kind}/data")
+            self._texts[kind] = (data, self._file.offsets(f"texts/{kind}/offsets", len(data)))
+        data, offsets = self._texts[kind]
+        value = self._file.parse(f"texts/{kind}/data", data[offsets[row] : offsets[row + 1]].tobytes())
+        if not isinstance(value, dict):
+            raise self._file.corrupt(f"texts/{kind}/data", f"holds no JSON object for trial {self.ids[row]}")
+        return value
+
+    # Arrays ----------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def array_paths(self) -> list[str]:
+        """`GROUP/NAME` of every array in the file."""
+        return self._file.array_paths()
+
+    def array_info(self, path: str) -> ArrayInfo:
+        """Unit and description of an array."""
+        return self._file.array_info(path)
+
+    def array(self, trial: str, path: str) -> AnyArray | None:
+        """A trial's array `GROUP/NAME` in its own shape; None when the trial, or the whole file, has none."""
+        ragged = self._array(path)
+        return None if ragged is None else ragged.of(self.row(trial))
+
+    def counts(self, trial: str, reading: str = "training") -> AnyArray | None:
+        """Routing counts of a trial, [evaluations, layers, domains, experts] (token, slot) pairs; None when it has none."""
+        return self.array(trial, f"evaluations/{_prefix(reading)}counts")
+
+    def _array(self, path: str) -> Ragged | None:
+        if path not in self.array_paths:
+            return None
+        if path not in self._ragged:
+            self._ragged[path] = self._file.ragged(path)
+        return self._ragged[path]
+
+    # Frames of series ------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def steps(self) -> pd.DataFrame:
+        """One row a trial and training step: `id`, `step`, and a column per step array (`loss`, `learning_rate`, ...).
+
+        Arrays with further dimensions (`max_violation_micro_batch`, ...) are averaged over them; `array` gives them whole.
+        """
+        names = [path.removeprefix("steps/") for path in self.array_paths if path.startswith("steps/")]
+        clock = self._array("steps/step")
+        if clock is None:
+            return pd.DataFrame({"id": pd.Series(dtype=object), "step": pd.Series(dtype="int64")})
+        lengths = np.diff(clock.offsets)
+        frame: dict[str, Any] = {
+            "id": np.repeat(np.array(self.ids, dtype=object), lengths),
+            "step": clock.data.astype(np.int64),
+        }
+        for name in names:
+            if name == "step":
+                continue
+            ragged = self._array(f"steps/{name}")
+            assert ragged is not None
+            column = np.full(len(clock.data), np.nan)
+            if ragged.shapes.shape[1] == 1 and np.array_equal(ragged.offsets, clock.offsets):
+                column[:] = ragged.data
+            else:
+                for row in range(len(self)):
+                    values = ragged.of(row)
+                    if values is None:
+                        continue
+                    if len(values) != lengths[row]:
+                        raise self._file.corrupt(
+                            f"arrays/steps/{name}",
+                            f"has {len(values)} steps for trial {self.ids[row]}, steps/step has {lengths[row]}",
+                        )
+                    column[clock.offsets[row] : clock.offsets[row + 1]] = values.reshape(len(values), -1).mean(axis=1)
+            frame[name] = column
+        return pd.DataFrame(frame)
+
+    @cached_property
+    def evaluations(self) -> pd.DataFrame:
+        """One row a trial, evaluation, reading, metric and, where the metric has them, layer or domain.
+
+        Columns `id`, `evaluation` (0, 1, ...), `step`, `reading` (training or greedy), `metric`, `layer` (<NA> when the
+        metric has no layers), `domain` (name, or missing) and `value`.
+        """
+        columns: dict[str, list[AnyArray]] = {
+            name: [] for name in ("id", "evaluation", "step", "reading", "metric", "layer", "domain", "value")
+        }
+        metrics: list[str] = []
+        domains: dict[str, int] = {}
+        for path in self.array_paths:
+            group, _, full_name = path.partition("/")
+            ragged = self._array(path) if group == "evaluations" and full_name != "step" else None
+            if ragged is None or ragged.shapes.shape[1] not in (1, 2):
+                continue
+            reading, name = _split_reading(full_name)
+            if name not in metrics:
+                metrics.append(name)
+            by_domain = name.endswith("_by_domain")
+            for row in range(len(self)):
+                values = ragged.of(row)
+                if values is None or values.size == 0:
+                    continue
+                width = values.shape[1] if values.ndim == 2 else 1
+                inner = np.tile(np.arange(width), len(values))
+                nothing = np.full(values.size, -1)
+                codes = (
+                    np.array([domains.setdefault(d, len(domains)) for d in self._domain_names(row, width)])
+                    if by_domain
+                    else nothing
+                )
+                columns["id"].append(np.full(values.size, row))
+                columns["evaluation"].append(np.repeat(np.arange(len(values)), width))
+                columns["step"].append(np.repeat(self._evaluation_steps(row, len(values), path), width))
+                columns["reading"].append(np.full(values.size, READINGS.index(reading)))
+                columns["metric"].append(np.full(values.size, metrics.index(name)))
+                columns["layer"].append(inner if values.ndim == 2 and not by_domain else nothing)
+                columns["domain"].append(codes[inner] if by_domain else nothing)
+                columns["value"].append(values.reshape(-1).astype(np.float64))
+        joined = {
+            name: np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64) for name, parts in columns.items()
+        }
+        layer = pd.Series(joined["layer"], dtype="Int64")
+        return pd.DataFrame(
+            {
+                "id": pd.Categorical.from_codes(joined["id"], categories=self.ids),
+                "evaluation": joined["evaluation"],
+                "step": joined["step"],
+                "reading": pd.Categorical.from_codes(joined["reading"], categories=list(READINGS)),
+                "metric": pd.Categorical.from_codes(joined["metric"], categories=metrics),
+                "layer": layer.mask(layer < 0),
+                "domain": pd.Categorical.from_codes(joined["domain"], categories=list(domains)),
+                "value": joined["value"].astype(np.float64),
+            }
+        )
+
+    @cached_property
+    def routing(self) -> pd.DataFrame:
+        """Routing counts of every trial and evaluation, tidy; large, so read when first asked for. See `counts` for one trial.
+
+        Columns `id`, `evaluation`, `step`, `reading`, `layer`, `domain`, `expert`, `count` in (token, slot) pairs.
+        """
+        parts: list[pd.DataFrame] = []
+        for reading in READINGS:
+            path = f"evaluations/{_prefix(reading)}counts"
+            ragged = self._array(path)
+            if ragged is None:
+                continue
+            for row, trial in enumerate(self.ids):
+                counts = ragged.of(row)
+                if counts is None or counts.size == 0:
+                    continue
+                if counts.ndim != 4:
+                    raise self._file.corrupt(f"arrays/{path}", f"has {counts.ndim} dimensions where 4 are expected")
+                evaluation, layer, domain, expert = (index.reshape(-1) for index in np.indices(counts.shape))
+                names = self._domain_names(row, counts.shape[2])
+                part: dict[str, Any] = {
+                    "id": pd.Categorical.from_codes(np.full(counts.size, row), categories=self.ids),
+                    "evaluation": evaluation,
+                    "step": self._evaluation_steps(row, counts.shape[0], path)[evaluation],
+                    "reading": pd.Categorical.from_codes(
+                        np.full(counts.size, READINGS.index(reading)), categories=list(READINGS)
+                    ),
+                    "layer": layer,
+                    "domain": np.array(names, dtype=object)[domain],
+                    "expert": expert,
+                    "count": counts.reshape(-1).astype(np.int64),
+                }
+                parts.append(pd.DataFrame(part))
+        if not parts:
+            return pd.DataFrame(columns=["id", "evaluation", "step", "reading", "layer", "domain", "expert", "count"])
+        frame = pd.concat(parts, ignore_index=True)
+        frame["domain"] = frame["domain"].astype("category")
+        return frame
+
+    def _evaluation_steps(self, row: int, evaluations: int, path: str) -> AnyArray:
+        clock = self._array("evaluations/step")
+        steps = None if clock is None else clock.of(row)
+        if steps is None or len(steps) != evaluations:
+            found = "none" if steps is None else str(len(steps))
+            raise self._file.corrupt(
+                f"arrays/{path}",
+                f"has {evaluations} evaluations for trial {self.ids[row]}, evaluations/step has {found}",
+            )
+        return np.asarray(steps).astype(np.int64)
+
+    def _domain_names(self, row: int, count: int) -> list[str]:
+        names = self.domains(self.ids[row])[:count]
+        return names + [f"domain {i}" for i in range(len(names), count)]
+
+
+def _prefix(reading: str) -> str:
+    if reading not in READINGS:
+        raise ValueError(f"reading is {reading!r}; it can be {' or '.join(READINGS)}")
+    return GREEDY if reading == "greedy" else ""
+
+
+def _split_reading(name: str) -> tuple[str, str]:
+    return ("greedy", name.removeprefix(GREEDY)) if name.startswith(GREEDY) else ("training", name)
+
+
+def open_sweep(path: str | Path) -> Sweep:
+    """Opens an aggregate (sweep.h5) for reading.
+
+    Raises `NotASweep` (missing or foreign file), `NewerSweep` (format newer than this package) or `CorruptSweep` (a damaged
+    dataset, named), all of them `SweepError`. Large datasets are read and checked when a frame asks for them.
+    """
+    return Sweep(path)
