@@ -5,7 +5,6 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <map>
 
 #include "moesweep/core/error.hpp"
 
@@ -26,25 +25,16 @@ void bind(Field& field, std::optional<T>& slot) {
   field.set = [&slot](const Json& value) { slot = value.is_null() ? std::nullopt : std::optional<T>(value.get<T>()); };
 }
 
-void flatten(const FieldList& fields, const std::string& prefix, std::map<std::string, Json>& values) {
+void collect_leaves(const FieldList& fields, const std::string& prefix, Role role, std::vector<Leaf>& leaves) {
   for (const Field& field : fields.fields()) {
-    if (field.role == Role::execution) continue;
     const std::string path = prefix.empty() ? field.name : prefix + "." + field.name;
-    if (field.type == FieldType::section) flatten(field.section(), path, values);
-    else if (field.type == FieldType::section_list) {
-      // Elements are compared as a whole list, each by what differs from its own defaults.
-      Json list = Json::array();
-      const Json elements = field.get();
-      for (const Json& element : elements) {
-        const FieldList example = field.section();
-        const Json defaults = example.dump();
-        Json differing = Json::object();
-        for (const auto& [key, value] : element.items())
-          if (example.find(key)->role == Role::identity && value != defaults.at(key)) differing[key] = value;
-        list.push_back(differing);
-      }
-      values[path] = list;
-    } else values[path] = field.get();
+    const Role inherited = role == Role::execution ? role : field.role;
+    if (field.type == FieldType::section) {
+      collect_leaves(field.section(), path, inherited, leaves);
+    } else {
+      leaves.push_back({path, field});
+      leaves.back().field.role = inherited;
+    }
   }
 }
 
@@ -111,13 +101,36 @@ Json FieldList::dump() const {
 }
 
 Json FieldList::identity(const FieldList& defaults) const {
-  std::map<std::string, Json> mine, theirs;
-  flatten(*this, "", mine);
-  flatten(defaults, "", theirs);
+  const std::vector<Leaf> mine = leaves_of(*this), theirs = leaves_of(defaults);
+  MOESWEEP_ASSERT(mine.size() == theirs.size(), "defaults of another struct");
   Json differing = Json::object();
-  for (const auto& [path, value] : mine)
-    if (value != theirs[path]) differing[path] = value;
+  for (std::size_t i = 0; i < mine.size(); ++i) {
+    if (mine[i].field.role == Role::execution) continue;
+    Json value = mine[i].identity_value();
+    if (value != theirs[i].identity_value()) differing[mine[i].path] = std::move(value);
+  }
   return differing;
+}
+
+std::vector<Leaf> leaves_of(const FieldList& fields) {
+  std::vector<Leaf> leaves;
+  collect_leaves(fields, "", Role::identity, leaves);
+  std::ranges::sort(leaves, {}, &Leaf::path);
+  return leaves;
+}
+
+Json Leaf::identity_value() const {
+  if (field.type != FieldType::section_list) return field.get();
+  const FieldList example = field.section();
+  const Json defaults = example.dump();
+  Json list = Json::array();
+  for (const Json& element : field.get()) {
+    Json differing = Json::object();
+    for (const auto& [key, value] : element.items())
+      if (example.find(key)->role == Role::identity && value != defaults.at(key)) differing[key] = value;
+    list.push_back(std::move(differing));
+  }
+  return list;
 }
 
 std::string type_in_words(const Field& field) {
@@ -132,8 +145,7 @@ std::string type_in_words(const Field& field) {
     case FieldType::section: words = "mapping"; break;
     case FieldType::section_list: words = "list of mappings"; break;
   }
-  if (field.minimum > -std::numeric_limits<double>::infinity())
-    words += fmt::format(" {} {}", field.minimum_excluded ? ">" : ">=", field.minimum);
+  if (field.minimum > -std::numeric_limits<double>::infinity()) words += fmt::format(" {} {}", field.minimum_excluded ? ">" : ">=", field.minimum);
   if (field.maximum < std::numeric_limits<double>::infinity())
     words += fmt::format("{} <= {}", field.minimum > -std::numeric_limits<double>::infinity() ? " and" : "", field.maximum);
   if (field.may_be_none) words += " or none";
@@ -150,9 +162,7 @@ std::string check_value(const Field& field, const Json& value) {
     case FieldType::real: fits = value.is_number(); break;
     case FieldType::text: fits = value.is_string(); break;
     case FieldType::choice: fits = value.is_string() && std::ranges::find(field.choices, value.get<std::string>()) != field.choices.end(); break;
-    case FieldType::text_list:
-      fits = value.is_array() && std::ranges::all_of(value, [](const Json& item) { return item.is_string(); });
-      break;
+    case FieldType::text_list: fits = value.is_array() && std::ranges::all_of(value, [](const Json& item) { return item.is_string(); }); break;
     case FieldType::section: fits = value.is_object(); break;
     case FieldType::section_list: fits = value.is_array(); break;
   }

@@ -83,8 +83,7 @@ class FieldList {
   Field& add(std::string name, std::string& slot, std::vector<std::string> choices, std::string doc);
 
   template <class Enum>
-    requires std::is_enum_v<Enum>
-  Field& add(std::string name, Enum& slot, std::string doc) {
+  requires std::is_enum_v<Enum> Field& add(std::string name, Enum& slot, std::string doc) {
     Field& field = append(std::move(name), FieldType::choice, std::move(doc));
     for (const auto& value : EnumNames<Enum>::names) field.choices.emplace_back(value);
     field.get = [&slot] { return Json(std::string(name_of_value(slot))); };
@@ -152,6 +151,18 @@ template <class Config>
 FieldList fields_of(Config& config) {
   return FieldList::fields_of(config);
 }
+
+/// A field that is not a section, with its dotted path.
+struct Leaf {
+  std::string path;
+  Field field;
+
+  /// The value as identity sees it: elements of a section list shrink to what differs from their defaults.
+  Json identity_value() const;
+};
+
+/// Every field below `fields` that is not a section, sorted by path; bound as `fields` is.
+std::vector<Leaf> leaves_of(const FieldList& fields);
 
 /// Why `value` does not fit the field's type, range or choices; empty when it does. The sentence names what is allowed.
 std::string check_value(const Field& field, const Json& value);

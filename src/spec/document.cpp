@@ -1,0 +1,362 @@
+// See document.hpp.
+#include "document.hpp"
+
+#include <fmt/core.h>
+
+#include <algorithm>
+#include <array>
+
+#include "files.hpp"
+#include "keys.hpp"
+#include "moesweep/core/publish.hpp"
+#include "predicate.hpp"
+
+namespace fs = std::filesystem;
+
+namespace moesweep::spec {
+
+namespace {
+
+constexpr std::array kSweepKeys{"sweep", "base", "sets", "blocks", "grid", "zip", "points", "exclude", "when"};
+
+/// Files being read, outermost first: a file that names itself is a cycle.
+struct Reading {
+  std::vector<fs::path> stack;
+};
+
+class Step {
+ public:
+  Step(Reading& reading, const fs::path& path, const Mark& mark) : reading_(reading) {
+    const fs::path real = fs::weakly_canonical(path);
+    if (std::ranges::find(reading.stack, real) != reading.stack.end()) {
+      std::string chain;
+      for (const fs::path& file : reading.stack) chain += shown(file) + " -> ";
+      fail(mark, fmt::format("files name each other in a circle: {}{}", chain, shown(real)));
+    }
+    reading.stack.push_back(real);
+  }
+  ~Step() { reading_.stack.pop_back(); }
+  Step(const Step&) = delete;
+  Step& operator=(const Step&) = delete;
+
+ private:
+  Reading& reading_;
+};
+
+Node read_map(const fs::path& path) {
+  Node root = parse_yaml(read_text(path), shown(path));
+  if (root.is_scalar() && root.text.empty() && !root.quoted) return make_map(root.mark);
+  if (!root.is_map()) fail(root.mark, fmt::format("expected a mapping of keys but found {}", root.in_words()));
+  return root;
+}
+
+/// The names under `base`: one file or a list of them, earliest first.
+std::vector<Node> bases_of(const Node& root) {
+  const Node* base = root.find("base");
+  if (base == nullptr) return {};
+  std::vector<Node> names = base->is_list() ? base->items : std::vector<Node>{*base};
+  for (const Node& name : names)
+    if (!name.is_scalar() || name.text.empty()) fail(name.mark, fmt::format("base: expected a file's name but found {}", name.in_words()));
+  return names;
+}
+
+struct Context {
+  fs::path folder;
+  const Document* document = nullptr;
+  Reading* reading = nullptr;
+};
+
+Node nested_in(const Node& keys, const std::string& prefix, const Context& context);
+
+/// A file that holds the keys of one section.
+Node section_file(const Node& name, const std::string& path, const Context& context) {
+  const fs::path file = find_file(name.text, context.folder, name.mark);
+  const Step step(*context.reading, file, name.mark);
+  Node root = read_map(file);
+  const Context inner{file.parent_path(), nullptr, context.reading};
+  Node section = make_map(name.mark);
+  for (const Node& base : bases_of(root)) merge(section, section_file(base, path, inner));
+  root.erase("base");
+  merge(section, nested_in(root, path, inner));
+  section.whole = true;
+  section.mark = name.mark;
+  return section;
+}
+
+Node set_choice(const Node& value, const std::string& group, const Document& document) {
+  const Node& sets = *document.sets.find(group);
+  std::vector<std::string> names;
+  for (const Entry& entry : sets.entries) names.push_back(entry.key);
+  if (!value.is_scalar()) fail(value.mark, fmt::format("{}: expected the name of a set but found {}", group, value.in_words()));
+  if (sets.find(value.text) == nullptr)
+    fail(value.mark, fmt::format("{}: no set '{}' in sets.{}{}", group, value.text, group, did_you_mean(value.text, names)));
+  return value;
+}
+
+Node value_in(const Node& value, const std::string& path, const Mark& key_mark, const Context& context) {
+  if (context.document != nullptr && context.document->is_group(path)) return set_choice(value, path, *context.document);
+  const Key* key = Keys::instance().find(path);
+  if (key == nullptr) fail_unknown_key(key_mark, path, context.document ? context.document->groups() : std::vector<std::string>{});
+  if (!key->is_section) {
+    (void)convert(key->field, value, path);
+    return value;
+  }
+  if (value.is_map()) return nested_in(value, path, context);
+  if (!value.is_scalar() || value.text.empty())
+    fail(value.mark, fmt::format("{}: expected a mapping or the name of a file but found {}", path, value.in_words()));
+  return section_file(value, path, context);
+}
+
+/// Stores an entry of a mapping; the same leaf twice in one mapping is an error, except over a file reference.
+void insert(Node& target, const std::vector<std::string>& parts, std::size_t depth, const std::string& path, const Mark& key_mark, Node value,
+            bool in_whole) {
+  in_whole = in_whole || target.whole;
+  Node* found = target.find(parts[depth]);
+  if (depth + 1 < parts.size()) {
+    if (found == nullptr) {
+      target.entries.push_back({parts[depth], key_mark, make_map(value.mark)});
+      found = &target.entries.back().value;
+    }
+    insert(*found, parts, depth + 1, path, key_mark, std::move(value), in_whole);
+  } else if (found == nullptr) {
+    target.entries.push_back({parts[depth], key_mark, std::move(value)});
+  } else if (found->is_map() && value.is_map() && !value.whole) {
+    for (Entry& entry : value.entries) insert(*found, {entry.key}, 0, path + "." + entry.key, entry.mark, std::move(entry.value), in_whole);
+  } else if (in_whole) {
+    *found = std::move(value);
+  } else {
+    fail(key_mark, fmt::format("duplicate key '{}', first given at {}", path, place(found->mark)));
+  }
+}
+
+Node nested_in(const Node& keys, const std::string& prefix, const Context& context) {
+  std::vector<const Entry*> order;
+  for (const Entry& entry : keys.entries) order.push_back(&entry);
+  std::ranges::stable_sort(order, {}, [](const Entry* entry) { return std::ranges::count(entry->key, '.'); });
+  Node result = make_map(keys.mark);
+  for (const Entry* entry : order) {
+    const std::string path = prefix.empty() ? entry->key : prefix + "." + entry->key;
+    insert(result, split_path(entry->key), 0, path, entry->mark, value_in(entry->value, path, entry->mark, context), false);
+  }
+  return result;
+}
+
+/// grid or zip: axis -> list of values.
+Node read_axes(const Node& axes, const std::string& kind, const Context& context) {
+  if (!axes.is_map()) fail(axes.mark, fmt::format("{}: expected a mapping of axes to lists but found {}", kind, axes.in_words()));
+  if (axes.entries.empty()) fail(axes.mark, fmt::format("{} is empty: name an axis, or leave {} out", kind, kind));
+  Node result = make_map(axes.mark);
+  for (const Entry& entry : axes.entries) {
+    const Key* key = Keys::instance().find(entry.key);
+    if (key == nullptr && !context.document->is_group(entry.key)) fail_unknown_key(entry.mark, entry.key, context.document->groups());
+    if (!entry.value.is_list())
+      fail(entry.value.mark, fmt::format("{}.{}: expected a list of values but found {}", kind, entry.key, entry.value.in_words()));
+    if (entry.value.items.empty()) fail(entry.value.mark, fmt::format("{}.{} is empty: no trial would be left", kind, entry.key));
+    Node values = make_list(entry.value.mark);
+    for (const Node& item : entry.value.items) values.items.push_back(value_in(item, entry.key, entry.mark, context));
+    result.entries.push_back({entry.key, entry.mark, std::move(values)});
+  }
+  return result;
+}
+
+Node read_points(const Node& points, const Context& context) {
+  if (!points.is_list()) fail(points.mark, fmt::format("points: expected a list of mappings but found {}", points.in_words()));
+  if (points.items.empty()) fail(points.mark, "points is empty: no trial would be left");
+  Node result = make_list(points.mark);
+  for (const Node& item : points.items) {
+    if (!item.is_map()) fail(item.mark, fmt::format("points: expected a mapping but found {}", item.in_words()));
+    result.items.push_back(nested_in(item, "", context));
+  }
+  return result;
+}
+
+void read_block_key(Block& block, const Entry& entry, const Context& context) {
+  const Node& value = entry.value;
+  if (entry.key == "grid") block.grid = read_axes(value, "grid", context);
+  else if (entry.key == "zip") block.zip = read_axes(value, "zip", context);
+  else if (entry.key == "points") block.points = read_points(value, context);
+  else if (entry.key == "exclude") {
+    Node list = make_list(value.mark);
+    if (value.is_list()) list.items = value.items;
+    else list.items.push_back(value);
+    for (const Node& item : list.items) (void)Predicate::parse(item, *context.document);
+    block.exclude = std::move(list);
+  } else if (entry.key == "when") {
+    if (!value.is_map()) fail(value.mark, fmt::format("when: expected a mapping of axes to conditions but found {}", value.in_words()));
+    for (const Entry& condition : value.entries) (void)Predicate::parse(condition.value, *context.document);
+    block.when = value;
+  }
+}
+
+void read_sets(Node& sets, const Node& node, const Context& context) {
+  if (!node.is_map()) fail(node.mark, fmt::format("sets: expected a mapping of groups but found {}", node.in_words()));
+  for (const Entry& group : node.entries) {
+    if (Keys::instance().find(group.key) != nullptr || std::ranges::find(kSweepKeys, group.key) != kSweepKeys.end() ||
+        group.key.find('.') != std::string::npos)
+      fail(group.mark, fmt::format("sets.{}: a group needs a name of its own, without dots and not a key", group.key));
+    if (!group.value.is_map() || group.value.entries.empty())
+      fail(group.value.mark, fmt::format("sets.{}: expected a mapping of set names to keys but found {}", group.key,
+                                         group.value.is_map() ? "an empty one" : group.value.in_words()));
+    Node read = make_map(group.value.mark);
+    for (const Entry& set : group.value.entries) {
+      if (!set.value.is_map())
+        fail(set.value.mark, fmt::format("sets.{}.{}: expected a mapping of keys but found {}", group.key, set.key, set.value.in_words()));
+      read.entries.push_back({set.key, set.mark, nested_in(set.value, "", {context.folder, nullptr, context.reading})});
+    }
+    if (Node* known = sets.find(group.key)) merge(*known, read);
+    else sets.entries.push_back({group.key, group.mark, std::move(read)});
+  }
+}
+
+void merge_optional(std::optional<Node>& earlier, const std::optional<Node>& later) {
+  if (!later) return;
+  if (earlier) merge(*earlier, *later);
+  else earlier = later;
+}
+
+void merge_documents(Document& earlier, const Document& later) {
+  earlier.mark = later.mark;
+  if (later.name) earlier.name = later.name;
+  merge(earlier.sets, later.sets);
+  merge(earlier.trial, later.trial);
+  if (later.blocks) {
+    earlier.blocks = later.blocks;
+    earlier.top.grid = earlier.top.zip = earlier.top.points = std::nullopt;
+  } else if (later.top.has_axes()) {
+    earlier.blocks.reset();
+    earlier.top.mark = later.top.mark;
+  }
+  merge_optional(earlier.top.grid, later.top.grid);
+  merge_optional(earlier.top.zip, later.top.zip);
+  merge_optional(earlier.top.points, later.top.points);
+  merge_optional(earlier.top.exclude, later.top.exclude);
+  merge_optional(earlier.top.when, later.top.when);
+}
+
+void check_name(const Node& name) {
+  const auto allowed = [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' || c == '_' || c == '.';
+  };
+  if (!name.is_scalar() || name.text.empty() || name.text.size() > 100 || name.text.front() == '.' || name.text.front() == '-' ||
+      !std::ranges::all_of(name.text, allowed))
+    fail(name.mark, fmt::format("sweep: expected a name of letters, digits, '-', '_' and '.' but found {}", name.in_words()));
+}
+
+Document read_document(const fs::path& path, FileKind kind, Reading& reading, const Mark& named_at) {
+  const Step step(reading, path, named_at);
+  const Node root = read_map(path);
+  Document document;
+  document.mark = root.mark;
+  for (const Node& base : bases_of(root))
+    merge_documents(document, read_document(find_file(base.text, path.parent_path(), base.mark), kind, reading, base.mark));
+
+  Document own;  // this file's part, with the groups of its bases known
+  own.mark = own.top.mark = root.mark;
+  own.sets = document.sets;
+  Context context{path.parent_path(), &own, &reading};
+  if (const Node* sets = root.find("sets"); sets != nullptr && kind == FileKind::sweep) read_sets(own.sets, *sets, context);
+  Node keys = make_map(root.mark);
+  const Entry* blocks = nullptr;
+  const Entry* top = nullptr;
+  for (const Entry& entry : root.entries) {
+    if (entry.key == "base") continue;
+    if (std::ranges::find(kSweepKeys, entry.key) == kSweepKeys.end()) {
+      keys.entries.push_back(entry);
+      continue;
+    }
+    if (kind == FileKind::trial)
+      fail(entry.mark, fmt::format("'{}' belongs to a sweep; this file is read as one trial", entry.key), "a sweep is run by `moesweep run`");
+    if (entry.key == "sweep") {
+      check_name(entry.value);
+      own.name = entry.value;
+    } else if (entry.key == "blocks") {
+      blocks = &entry;
+    } else if (entry.key != "sets") {
+      if (entry.key == "grid" || entry.key == "zip" || entry.key == "points") top = &entry;
+      read_block_key(own.top, entry, context);
+    }
+  }
+  if (blocks != nullptr) {
+    if (top != nullptr) fail(top->mark, fmt::format("'{}' stands beside 'blocks': make it a block of its own", top->key));
+    if (!blocks->value.is_list()) fail(blocks->value.mark, fmt::format("blocks: expected a list but found {}", blocks->value.in_words()));
+    if (blocks->value.items.empty()) fail(blocks->value.mark, "blocks is empty: no trial would be left");
+    own.blocks.emplace();
+    for (const Node& item : blocks->value.items) {
+      if (!item.is_map()) fail(item.mark, fmt::format("blocks: expected a mapping but found {}", item.in_words()));
+      Block block;
+      block.mark = item.mark;
+      static const std::vector<std::string> kBlockKeys{"grid", "zip", "points", "exclude", "when"};
+      for (const Entry& entry : item.entries) {
+        if (std::ranges::find(kBlockKeys, entry.key) == kBlockKeys.end())
+          fail(entry.mark, fmt::format("unknown key '{}' in a block{}", entry.key, did_you_mean(entry.key, kBlockKeys)),
+               "a block holds grid, zip, points, exclude and when");
+        read_block_key(block, entry, context);
+      }
+      if (!block.has_axes()) fail(block.mark, "a block without grid, zip or points: no trial would come of it");
+      own.blocks->push_back(std::move(block));
+    }
+  }
+  own.trial = nested_in(keys, "", context);
+  merge_documents(document, own);
+  document.path = path;
+  return document;
+}
+
+}  // namespace
+
+std::vector<std::string> Document::groups() const {
+  std::vector<std::string> names;
+  for (const Entry& entry : sets.entries) names.push_back(entry.key);
+  return names;
+}
+
+Document load_document(const fs::path& path, FileKind kind) {
+  Reading reading;
+  return read_document(path, kind, reading, {});
+}
+
+Node nested(const Node& keys, const std::string& prefix, const fs::path& folder, const Document* document) {
+  Reading reading;
+  return nested_in(keys, prefix, {folder, document, &reading});
+}
+
+Node nested_value(const Node& value, const std::string& path, const Mark& key_mark, const fs::path& folder, const Document* document) {
+  Reading reading;
+  return value_in(value, path, key_mark, {folder, document, &reading});
+}
+
+void merge(Node& earlier, const Node& later) {
+  if (!earlier.is_map() || !later.is_map() || later.whole) {
+    earlier = later;
+    return;
+  }
+  for (const Entry& entry : later.entries) {
+    if (Node* known = earlier.find(entry.key)) merge(*known, entry.value);
+    else earlier.entries.push_back(entry);
+  }
+}
+
+const Node* at_path(const Node& nested, std::string_view path) {
+  const Node* node = &nested;
+  for (const std::string& part : split_path(path)) {
+    node = node->is_map() ? node->find(part) : nullptr;
+    if (node == nullptr) return nullptr;
+  }
+  return node;
+}
+
+void put(Node& nested, std::string_view path, const Mark& key_mark, Node value) {
+  Node* node = &nested;
+  const std::vector<std::string> parts = split_path(path);
+  for (const std::string& part : parts) {
+    Node* next = node->find(part);
+    if (next == nullptr) {
+      node->entries.push_back({part, key_mark, make_map(value.mark)});
+      next = &node->entries.back().value;
+    }
+    node = next;
+  }
+  *node = std::move(value);
+}
+
+}  // namespace moesweep::spec

@@ -1,0 +1,426 @@
+// See expand.hpp. Every value of every axis is converted once; a trial then costs a copy of the config and a few assignments.
+#include "expand.hpp"
+
+#include <fmt/core.h>
+
+#include <algorithm>
+#include <limits>
+#include <map>
+#include <optional>
+#include <unordered_set>
+#include <utility>
+
+#include "keys.hpp"
+#include "moesweep/core/hash.hpp"
+#include "predicate.hpp"
+
+namespace moesweep::spec {
+
+namespace {
+
+constexpr int kExplicit = std::numeric_limits<int>::max();
+
+/// One assignment to a leaf. `depth` orders those of a trial's axes: whole sections first, outer before inner, single keys last.
+struct Op {
+  std::size_t leaf = 0;
+  int depth = kExplicit;
+  Json value;
+  Mark mark;
+};
+
+/// One value of an axis, compiled.
+struct Choice {
+  std::vector<Op> ops;
+  std::vector<std::pair<std::size_t, std::size_t>> sets;  ///< (group, set)
+  std::string words;                                      ///< `routing.top_k = 2`, for messages
+};
+
+struct Axis {
+  std::vector<std::string> keys;  ///< as written; for points, the leaves and groups that they give
+  std::vector<Choice> choices;
+};
+
+/// A config whose leaves are set by index; the leaves stay bound to it.
+class Workbench {
+ public:
+  Workbench() : leaves_(leaves_of(fields_of(config))) {
+    for (std::size_t i = 0; i < leaves_.size(); ++i) identity_defaults_.push_back(leaves_[i].identity_value());
+  }
+  Workbench(const Workbench&) = delete;
+  Workbench& operator=(const Workbench&) = delete;
+
+  train::TrialConfig config;
+
+  const std::vector<Leaf>& leaves() const { return leaves_; }
+
+  void set(std::size_t leaf, const Json& value) {
+    const Field& field = leaves_[leaf].field;
+    if (field.type == FieldType::section_list) {
+      const auto lists = field.resize(value.size());
+      for (std::size_t i = 0; i < lists.size(); ++i) load(lists[i], value[i]);
+    } else {
+      field.set(value);
+    }
+  }
+
+  /// As `train::id_of`, without listing the fields anew.
+  std::string id() const {
+    Json differing = Json::object();
+    auto& members = differing.get_ref<Json::object_t&>();
+    for (std::size_t i = 0; i < leaves_.size(); ++i) {
+      if (leaves_[i].field.role == Role::execution) continue;
+      Json value = leaves_[i].identity_value();
+      if (value != identity_defaults_[i]) members.emplace_back(leaves_[i].path, std::move(value));
+    }
+    return sha256_hex(canonical(differing)).substr(0, 16);
+  }
+
+ private:
+  std::vector<Leaf> leaves_;
+  std::vector<Json> identity_defaults_;
+};
+
+std::string words_of(const Node& node) {
+  if (node.is_scalar()) return node.text;
+  if (node.is_map() && node.whole) return place(node.mark);
+  std::string words;
+  for (const Entry& entry : node.entries) words += (words.empty() ? "" : ", ") + entry.key + ": " + words_of(entry.value);
+  for (const Node& item : node.items) words += (words.empty() ? "" : ", ") + words_of(item);
+  return node.is_map() ? "{" + words + "}" : "[" + words + "]";
+}
+
+class Compiler {
+ public:
+  explicit Compiler(const Document& document) : document_(document), groups_(document.groups()) {}
+
+  const std::vector<std::string>& groups() const { return groups_; }
+
+  /// The value of `path` (empty: a mapping of a trial's keys) into the choice.
+  void compile(const Node& value, const std::string& path, Choice& choice, int depth = kExplicit) const {
+    if (const auto group = std::ranges::find(groups_, path); group != groups_.end()) {
+      const auto& sets = document_.sets.find(path)->entries;
+      const auto set = std::ranges::find(sets, value.text, &Entry::key);
+      choice.sets.emplace_back(static_cast<std::size_t>(group - groups_.begin()), static_cast<std::size_t>(set - sets.begin()));
+      return;
+    }
+    const Key* key = path.empty() ? nullptr : Keys::instance().find(path);
+    if (key != nullptr && !key->is_section) {
+      choice.ops.push_back({key->first, depth, convert(key->field, value, path), value.mark});
+      return;
+    }
+    if (key != nullptr && value.whole) {
+      depth = std::min(depth, static_cast<int>(std::ranges::count(path, '.')) + 1);
+      for (std::size_t leaf = key->first; leaf < key->last; ++leaf)
+        choice.ops.push_back({leaf, depth, Keys::instance().default_value(leaf), value.mark});
+    }
+    for (const Entry& entry : value.entries) compile(entry.value, path.empty() ? entry.key : path + "." + entry.key, choice, depth);
+  }
+
+  std::vector<Axis> axes_of(const Block& block) const {
+    std::vector<Axis> axes;
+    if (block.points) {
+      Axis axis;
+      for (const Node& point : block.points->items) {
+        Choice choice;
+        compile(point, "", choice);
+        for (const Entry& entry : point.entries) add_words(choice, entry.key, entry.value);
+        axis.choices.push_back(std::move(choice));
+      }
+      axes.push_back(std::move(axis));
+    }
+    if (block.zip) {
+      Axis axis;
+      const Entry& first = block.zip->entries.front();
+      axis.choices.resize(first.value.items.size());
+      for (const Entry& entry : block.zip->entries) {
+        if (entry.value.items.size() != axis.choices.size())
+          fail(entry.mark, fmt::format("zip.{} has {} values and zip.{} has {}: lists in a zip are of one length", entry.key,
+                                       entry.value.items.size(), first.key, axis.choices.size()));
+        axis.keys.push_back(entry.key);
+        for (std::size_t i = 0; i < axis.choices.size(); ++i) {
+          compile(entry.value.items[i], entry.key, axis.choices[i]);
+          add_words(axis.choices[i], entry.key, entry.value.items[i]);
+        }
+      }
+      axes.push_back(std::move(axis));
+    }
+    if (block.grid)
+      for (const Entry& entry : block.grid->entries) {
+        Axis axis;
+        axis.keys.push_back(entry.key);
+        for (const Node& item : entry.value.items) {
+          Choice choice;
+          compile(item, entry.key, choice);
+          add_words(choice, entry.key, item);
+          axis.choices.push_back(std::move(choice));
+        }
+        axes.push_back(std::move(axis));
+      }
+    refuse_conflicts(block, axes);
+    return axes;
+  }
+
+ private:
+  /// The same leaf (or group, or whole section) given by two axes of a block: one of them would be lost.
+  void refuse_conflicts(const Block& block, const std::vector<Axis>& axes) const {
+    std::map<std::pair<int, std::string>, std::size_t> givers;
+    const auto give = [&](std::pair<int, std::string> what, std::size_t axis, const Mark& mark) {
+      const auto [found, added] = givers.emplace(what, axis);
+      if (!added && found->second != axis) fail(mark, fmt::format("{} is given by two axes of the block: one of them would be lost", what.second));
+    };
+    for (std::size_t i = 0; i < axes.size(); ++i)
+      for (const Choice& choice : axes[i].choices) {
+        for (const Op& op : choice.ops) give({op.depth, Keys::instance().leaves()[op.leaf].path}, i, op.mark);
+        for (const auto& [group, set] : choice.sets) give({0, groups_[group]}, i, block.mark);
+      }
+  }
+
+  static void add_words(Choice& choice, const std::string& key, const Node& value) {
+    if (!choice.words.empty()) choice.words += ", ";
+    if (value.is_map() && !value.whole && !value.entries.empty()) {
+      bool first = true;
+      for (const Entry& entry : value.entries) {
+        if (!std::exchange(first, false)) choice.words += ", ";
+        choice.words += key + "." + entry.key + " = " + words_of(entry.value);
+      }
+    } else {
+      choice.words += key + " = " + words_of(value);
+    }
+  }
+
+  const Document& document_;
+  std::vector<std::string> groups_;
+};
+
+class Expander {
+ public:
+  explicit Expander(const Document& document) : document_(document), compiler_(document) {
+    compiler_.compile(document.trial, "", root_);
+    std::ranges::stable_sort(root_.ops, {}, &Op::depth);
+    for (const Op& op : root_.ops) bench_.set(op.leaf, op.value);
+    base_ = bench_.config;
+    for (const Entry& group : document.sets.entries) {
+      auto& compiled = sets_.emplace_back();
+      for (const Entry& set : group.value.entries) {
+        Choice choice;
+        compiler_.compile(set.value, "", choice);
+        std::ranges::stable_sort(choice.ops, {}, &Op::depth);
+        compiled.push_back({set.key, std::move(choice)});
+      }
+    }
+  }
+
+  void run(const Block& block) {
+    axes_ = compiler_.axes_of(block);
+    std::vector<Predicate> excludes;
+    for (const Block* source : {&block, &document_.top})
+      if (source->exclude && (source == &block || document_.blocks))
+        for (const Node& text : source->exclude->items) excludes.push_back(Predicate::parse(text, document_));
+    std::vector<std::pair<std::size_t, Predicate>> whens;
+    for (const Block* source : {&block, &document_.top})
+      if (source->when && (source == &block || document_.blocks))
+        for (const Entry& entry : source->when->entries) {
+          const auto axis = std::ranges::find_if(axes_, [&](const Axis& a) { return a.keys.size() == 1 && a.keys.front() == entry.key; });
+          if (axis == axes_.end()) {
+            if (source == &block) fail(entry.mark, fmt::format("when.{}: not an axis of the block's grid", entry.key));
+            continue;
+          }
+          whens.emplace_back(static_cast<std::size_t>(axis - axes_.begin()), Predicate::parse(entry.value, document_));
+        }
+
+    turn_.assign(axes_.size(), 0);
+    do {
+      active_.assign(axes_.size(), true);
+      build();
+      for (const auto& [axis, condition] : whens)
+        if (!condition(values())) {
+          active_[axis] = false;
+          build();
+        }
+      finish(excludes);
+    } while (next());
+  }
+
+  Sweep result;
+
+ private:
+  struct NamedSet {
+    std::string name;
+    Choice choice;
+  };
+
+  Values values() const { return {bench_.leaves(), chosen_}; }
+
+  template <class Action>
+  void each_choice(Action action) const {
+    for (std::size_t i = 0; i < axes_.size(); ++i)
+      if (active_[i]) action(axes_[i].choices[turn_[i]]);
+  }
+
+  /// The trial's assignments in order: file, sets, axes.
+  std::vector<const Op*> assignments() {
+    chosen_.assign(sets_.size(), "");
+    std::vector<std::size_t> picks(sets_.size(), std::size_t(-1));
+    for (const auto& [group, set] : root_.sets) picks[group] = set;
+    each_choice([&](const Choice& choice) {
+      for (const auto& [group, set] : choice.sets) picks[group] = set;
+    });
+    std::vector<const Op*> ops;
+    for (std::size_t group = 0; group < sets_.size(); ++group) {
+      if (picks[group] == std::size_t(-1)) continue;
+      const NamedSet& set = sets_[group][picks[group]];
+      chosen_[group] = set.name;
+      for (const Op& op : set.choice.ops) ops.push_back(&op);
+    }
+    const auto axes_begin = static_cast<std::ptrdiff_t>(ops.size());
+    each_choice([&](const Choice& choice) {
+      for (const Op& op : choice.ops) ops.push_back(&op);
+    });
+    std::stable_sort(ops.begin() + axes_begin, ops.end(), [](const Op* a, const Op* b) { return a->depth < b->depth; });
+    return ops;
+  }
+
+  void build() {
+    bench_.config = base_;
+    for (const Op* op : assignments()) bench_.set(op->leaf, op->value);
+  }
+
+  void finish(const std::vector<Predicate>& excludes) {
+    if (std::ranges::any_of(excludes, [&](const Predicate& exclude) { return exclude(values()); })) {
+      ++result.excluded;
+      return;
+    }
+    std::string id = bench_.id();
+    if (!seen_.insert(id).second) {
+      ++result.duplicates_dropped;
+      return;
+    }
+    if (const std::string reason = train::refusal(bench_.config); !reason.empty()) refuse(reason);
+    result.trials.push_back({std::move(id), bench_.config});
+  }
+
+  /// The reason, at the last of the places that gave one of the keys it names: an axis before a set before the file.
+  [[noreturn]] void refuse(const std::string& reason) {
+    std::vector<const Op*> ops;
+    for (const Op& op : root_.ops) ops.push_back(&op);
+    for (const Op* op : assignments()) ops.push_back(op);
+    Mark mark = document_.mark;
+    for (const Op* op : ops) {
+      const std::string& path = Keys::instance().leaves()[op->leaf].path;
+      if (names(reason, path)) mark = op->mark;
+    }
+    std::string words;
+    each_choice([&](const Choice& choice) {
+      if (!choice.words.empty()) words += (words.empty() ? "" : ", ") + choice.words;
+    });
+    fail(mark, reason, words.empty() ? "" : fmt::format("in the trial of {}", words));
+  }
+
+  static bool names(const std::string& sentence, const std::string& path) {
+    const auto is_word = [](char c) { return std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '_'; };
+    for (std::size_t at = sentence.find(path); at != std::string::npos; at = sentence.find(path, at + 1)) {
+      const std::size_t end = at + path.size();
+      const bool starts = at == 0 || (!is_word(sentence[at - 1]) && sentence[at - 1] != '.');
+      const bool ends =
+          end == sentence.size() || (!is_word(sentence[end]) && !(sentence[end] == '.' && end + 1 < sentence.size() && is_word(sentence[end + 1])));
+      if (starts && ends) return true;
+    }
+    return false;
+  }
+
+  bool next() {
+    for (std::size_t i = turn_.size(); i-- > 0;) {
+      if (++turn_[i] < axes_[i].choices.size()) return true;
+      turn_[i] = 0;
+    }
+    return false;
+  }
+
+  const Document& document_;
+  Compiler compiler_;
+  Workbench bench_;
+  train::TrialConfig base_;
+  Choice root_;
+  std::vector<std::vector<NamedSet>> sets_;
+  std::vector<Axis> axes_;
+  std::vector<std::size_t> turn_;
+  std::vector<bool> active_;
+  std::vector<std::string> chosen_;
+  std::unordered_set<std::string> seen_;
+};
+
+Json json_of(const Node& value, const std::string& path, const Document& document) {
+  if (document.is_group(path)) return value.text;
+  const Key* key = path.empty() ? nullptr : Keys::instance().find(path);
+  if (key != nullptr && !key->is_section) {
+    const Json converted = convert(key->field, value, path);
+    return converted.is_null() ? Json("none") : converted;
+  }
+  Json result = Json::object();
+  if (key != nullptr && value.whole) {
+    // Written out in full, so that it stays whole when it is read as a mapping.
+    for (std::size_t leaf = key->first; leaf < key->last; ++leaf) {
+      const std::vector<std::string> parts = split_path(Keys::instance().leaves()[leaf].path.substr(path.size() + 1));
+      Json* at = &result;
+      for (const std::string& part : parts) at = &(*at)[part];
+      const Json& value_by_default = Keys::instance().default_value(leaf);
+      *at = value_by_default.is_null() ? Json("none") : value_by_default;
+    }
+  }
+  for (const Entry& entry : value.entries) {
+    Json inner = json_of(entry.value, path.empty() ? entry.key : path + "." + entry.key, document);
+    if (value.whole && inner.is_object()) result[entry.key].merge_patch(inner);
+    else result[entry.key] = std::move(inner);
+  }
+  return result;
+}
+
+Json json_of_block(const Block& block, const Document& document) {
+  Json result = Json::object();
+  for (const auto& [name, axes] : {std::pair("grid", &block.grid), std::pair("zip", &block.zip)})
+    if (*axes)
+      for (const Entry& axis : (*axes)->entries)
+        for (const Node& item : axis.value.items) result[name][axis.key].push_back(json_of(item, axis.key, document));
+  if (block.points)
+    for (const Node& point : block.points->items) result["points"].push_back(json_of(point, "", document));
+  if (block.exclude)
+    for (const Node& text : block.exclude->items) result["exclude"].push_back(text.text);
+  if (block.when)
+    for (const Entry& entry : block.when->entries) result["when"][entry.key] = entry.value.text;
+  return result;
+}
+
+}  // namespace
+
+Sweep expand(const Document& document) {
+  Expander expander(document);
+  if (document.blocks)
+    for (const Block& block : *document.blocks) expander.run(block);
+  else expander.run(document.top);
+  Sweep sweep = std::move(expander.result);
+  if (sweep.trials.empty()) fail(document.mark, fmt::format("no trial is left: exclude drops all {}", sweep.excluded));
+  sweep.name = document.name ? document.name->text : document.path.stem().string();
+  sweep.resolved = resolved_json(document, sweep.name);
+  return sweep;
+}
+
+train::TrialConfig expand_trial(const Document& document) {
+  Expander expander(document);
+  expander.run(Block{});
+  return std::move(expander.result.trials.front().config);
+}
+
+Json resolved_json(const Document& document, const std::string& name) {
+  Json result = Json::object();
+  result["sweep"] = name;
+  for (const Entry& entry : document.trial.entries) result[entry.key] = json_of(entry.value, entry.key, document);
+  for (const Entry& group : document.sets.entries)
+    for (const Entry& set : group.value.entries) result["sets"][group.key][set.key] = json_of(set.value, "", document);
+  if (document.blocks)
+    for (const Block& block : *document.blocks) result["blocks"].push_back(json_of_block(block, document));
+  const Json top = json_of_block(document.top, document);
+  for (const auto& [key, value] : top.items()) result[key] = value;
+  return result;
+}
+
+}  // namespace moesweep::spec

@@ -1,0 +1,212 @@
+// See keys.hpp.
+#include "keys.hpp"
+
+#include <fmt/core.h>
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <limits>
+#include <numeric>
+
+namespace moesweep::spec {
+
+namespace {
+
+/// Edits (insert, delete, replace, swap of neighbours) between two words.
+std::size_t distance(std::string_view a, std::string_view b) {
+  std::vector<std::size_t> before(b.size() + 1), last(b.size() + 1), now(b.size() + 1);
+  std::iota(last.begin(), last.end(), std::size_t{0});
+  for (std::size_t i = 1; i <= a.size(); ++i) {
+    now[0] = i;
+    for (std::size_t j = 1; j <= b.size(); ++j) {
+      now[j] = std::min({last[j] + 1, now[j - 1] + 1, last[j - 1] + (a[i - 1] == b[j - 1] ? 0 : 1)});
+      if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1]) now[j] = std::min(now[j], before[j - 2] + 1);
+    }
+    std::swap(before, last);
+    std::swap(last, now);
+  }
+  return last[b.size()];
+}
+
+bool has_leading_zero(std::string_view digits) { return digits.size() > 1 && digits[0] == '0' && digits[1] >= '0' && digits[1] <= '9'; }
+
+bool all_of(std::string_view text, std::string_view allowed) { return text.find_first_not_of(allowed) == std::string_view::npos; }
+
+/// The integer that a plain scalar writes, in decimal without leading zeros; null when it writes none.
+Json integer_of(std::string_view text) {
+  const std::string_view digits = text.starts_with('-') || text.starts_with('+') ? text.substr(1) : text;
+  if (digits.empty() || !all_of(digits, "0123456789") || has_leading_zero(digits)) return nullptr;
+  if (text.starts_with('+')) text.remove_prefix(1);
+  std::int64_t value = 0;
+  const auto [end, code] = std::from_chars(text.data(), text.data() + text.size(), value);
+  return code == std::errc() && end == text.data() + text.size() ? Json(value) : Json(nullptr);
+}
+
+/// The finite number that a plain scalar writes; null when it writes none.
+Json real_of(std::string_view text) {
+  if (text.starts_with('+')) text.remove_prefix(1);
+  const std::string_view digits = text.starts_with('-') ? text.substr(1) : text;
+  if (digits.empty() || !all_of(digits, "0123456789.eE+-") || has_leading_zero(digits) || digits[0] == '+' || digits[0] == '-') return nullptr;
+  double value = 0;
+  const auto [end, code] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (code != std::errc() || end != text.data() + text.size() || !std::isfinite(value)) return nullptr;
+  return Json(value == 0 ? 0.0 : value);  // -0 is 0
+}
+
+bool is_utf8(const std::string& text) {
+  try {
+    (void)Json(text).dump();
+    return true;
+  } catch (const Json::exception&) {
+    return false;
+  }
+}
+
+Json text_of(const Node& node, const std::string& path) {
+  if (!is_utf8(node.text)) fail(node.mark, fmt::format("{}: the text is not valid UTF-8", path));
+  return node.text;
+}
+
+/// The scalar as the field's type; null when it does not write one.
+Json scalar_of(const Field& field, const Node& node, const std::string& path) {
+  if (!node.is_scalar()) return nullptr;
+  if (field.type == FieldType::text) return !node.quoted && node.text.empty() ? Json(nullptr) : text_of(node, path);
+  if (field.type == FieldType::choice) return text_of(node, path);
+  if (node.quoted) return nullptr;
+  if (field.type == FieldType::boolean) return node.text == "true" ? Json(true) : node.text == "false" ? Json(false) : Json(nullptr);
+  return field.type == FieldType::integer ? integer_of(node.text) : real_of(node.text);
+}
+
+[[noreturn]] void fail_value(const Field& field, const Node& node, const std::string& path) {
+  std::string hint;
+  const bool takes_list = field.type == FieldType::text_list || field.type == FieldType::section_list;
+  if (field.type == FieldType::choice && node.is_scalar()) {
+    const std::string near = did_you_mean(node.text, field.choices);
+    if (!near.empty()) hint = near.substr(2);
+  } else if (node.is_list() && !takes_list) {
+    hint = "several values are an axis: write them under grid";
+  } else if (node.is_scalar() && !node.quoted && field.may_be_none && (node.text.empty() || node.text == "~" || node.text == "null")) {
+    hint = "an absent value is written none";
+  } else if (node.is_scalar() && node.quoted && (field.type == FieldType::integer || field.type == FieldType::real)) {
+    hint = "a quoted value is text: leave the quotes out";
+  } else if (node.is_scalar() && has_leading_zero(node.text) && (field.type == FieldType::integer || field.type == FieldType::real)) {
+    hint = "numbers are decimal, without leading zeros";
+  }
+  fail(node.mark, fmt::format("{}: expected {} but found {}", path, type_in_words(field), node.in_words()), hint);
+}
+
+}  // namespace
+
+Keys::Keys() : fields_(fields_of(example_)), leaves_(leaves_of(fields_)) {
+  for (const Leaf& leaf : leaves_) defaults_.push_back(leaf.field.get());
+  collect(fields_, "");
+}
+
+const Keys& Keys::instance() {
+  static const Keys keys;
+  return keys;
+}
+
+void Keys::collect(const FieldList& fields, const std::string& prefix) {
+  for (const Field& field : fields.fields()) {
+    Key key;
+    key.path = prefix.empty() ? field.name : prefix + "." + field.name;
+    key.is_section = field.type == FieldType::section;
+    const std::string below = key.path + ".";
+    const auto first = std::ranges::find_if(leaves_, [&](const Leaf& leaf) { return leaf.path == key.path || leaf.path.starts_with(below); });
+    const auto last = std::find_if(first, leaves_.end(), [&](const Leaf& leaf) { return leaf.path != key.path && !leaf.path.starts_with(below); });
+    key.first = static_cast<std::size_t>(first - leaves_.begin());
+    key.last = static_cast<std::size_t>(last - leaves_.begin());
+    key.field = field;
+    paths_.push_back(key.path);
+    const std::string path = key.path;
+    keys_.emplace(path, std::move(key));
+    if (field.type == FieldType::section) collect(field.section(), path);
+  }
+}
+
+const Key* Keys::find(std::string_view path) const {
+  const auto found = keys_.find(std::string(path));
+  return found == keys_.end() ? nullptr : &found->second;
+}
+
+Json convert(const Field& field, const Node& node, const std::string& path) {
+  if (field.may_be_none && node.is_scalar() && !node.quoted && node.text == "none") return nullptr;
+  Json value;
+  if (field.type == FieldType::text_list) {
+    if (!node.is_list()) fail_value(field, node, path);
+    value = Json::array();
+    for (const Node& item : node.items) {
+      if (!item.is_scalar() || (!item.quoted && item.text.empty()))
+        fail(item.mark, fmt::format("{}: expected text but found {}", path, item.in_words()));
+      value.push_back(text_of(item, path));
+    }
+    return value;
+  }
+  if (field.type == FieldType::section_list) {
+    if (!node.is_list()) fail_value(field, node, path);
+    value = Json::array();
+    const FieldList fields = field.section();
+    std::vector<std::string> names;
+    for (const Field& inner : fields.fields()) names.push_back(inner.name);
+    for (std::size_t i = 0; i < node.items.size(); ++i) {
+      const Node& item = node.items[i];
+      const std::string here = fmt::format("{}[{}]", path, i);
+      if (!item.is_map()) fail(item.mark, fmt::format("{}: expected a mapping but found {}", here, item.in_words()));
+      Json element = Json::object();
+      for (const Entry& entry : item.entries) {
+        const Field* inner = fields.find(entry.key);
+        if (inner == nullptr) fail(entry.mark, fmt::format("unknown key '{}' in {}{}", entry.key, here, did_you_mean(entry.key, names)));
+        element[entry.key] = convert(*inner, entry.value, here + "." + entry.key);
+      }
+      value.push_back(std::move(element));
+    }
+    return value;
+  }
+  value = scalar_of(field, node, path);
+  if (value.is_null() || !check_value(field, value).empty()) fail_value(field, node, path);
+  return value;
+}
+
+std::string did_you_mean(std::string_view word, std::span<const std::string> candidates) {
+  const std::string* best = nullptr;
+  std::size_t fewest = std::max<std::size_t>(2, word.size() / 3) + 1;
+  for (const std::string& candidate : candidates)
+    if (const std::size_t edits = distance(word, candidate); edits < fewest) fewest = edits, best = &candidate;
+  return best == nullptr ? "" : fmt::format(": did you mean '{}'?", *best);
+}
+
+void fail_unknown_key(const Mark& mark, const std::string& path, std::span<const std::string> further) {
+  std::vector<std::string> candidates = Keys::instance().paths();
+  candidates.insert(candidates.end(), further.begin(), further.end());
+  // Brothers first: the nearest name in the same section; then the same name in another section; then the nearest path of all.
+  const std::size_t dot = path.rfind('.');
+  const std::string section = dot == std::string::npos ? "" : path.substr(0, dot + 1), name = path.substr(section.size());
+  std::string near;
+  if (section.empty() || Keys::instance().find(section.substr(0, section.size() - 1)) != nullptr) {
+    std::vector<std::string> brothers;
+    for (const std::string& candidate : candidates)
+      if (candidate.starts_with(section) && candidate.find('.', section.size()) == std::string::npos)
+        brothers.push_back(candidate.substr(section.size()));
+    near = did_you_mean(name, brothers);
+    if (!near.empty() && !section.empty()) near.insert(near.find('\'') + 1, section);
+  }
+  if (near.empty())
+    for (const std::string& candidate : candidates)
+      if (near.empty() && candidate.ends_with("." + name)) near = fmt::format(": did you mean '{}'?", candidate);
+  if (near.empty()) near = did_you_mean(path, candidates);
+  fail(mark, fmt::format("unknown key '{}'{}", path, near), near.empty() ? "`moesweep schema --markdown` lists every key" : "");
+}
+
+std::vector<std::string> split_path(std::string_view path) {
+  std::vector<std::string> parts;
+  while (true) {
+    const std::size_t dot = path.find('.');
+    parts.emplace_back(path.substr(0, dot));
+    if (dot == std::string_view::npos) return parts;
+    path.remove_prefix(dot + 1);
+  }
+}
+
+}  // namespace moesweep::spec

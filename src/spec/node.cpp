@@ -1,0 +1,180 @@
+// See node.hpp. Uses yaml-cpp's events, so that every key has its mark and duplicate keys are seen.
+#include "node.hpp"
+
+#include <fmt/core.h>
+#include <yaml-cpp/eventhandler.h>
+#include <yaml-cpp/yaml.h>
+
+#include <algorithm>
+#include <map>
+#include <optional>
+#include <sstream>
+#include <unordered_set>
+#include <utility>
+
+namespace moesweep::spec {
+
+namespace {
+
+constexpr std::size_t kMostNodes = 4'000'000;  // aliases of aliases of aliases stop here
+constexpr std::size_t kDeepest = 32;
+
+std::size_t count_nodes(const Node& node) {
+  std::size_t count = 1;
+  for (const Entry& entry : node.entries) count += count_nodes(entry.value);
+  for (const Node& item : node.items) count += count_nodes(item);
+  return count;
+}
+
+/// Builds the tree from the parser's events.
+class Builder : public YAML::EventHandler {
+ public:
+  explicit Builder(std::shared_ptr<const std::string> source, Mark fixed) : source_(std::move(source)), fixed_(std::move(fixed)) {}
+
+  void OnDocumentStart(const YAML::Mark& mark) override {
+    if (root_) fail(at(mark), "a second YAML document begins here: a file holds one");
+  }
+  void OnDocumentEnd() override {}
+  void OnNull(const YAML::Mark& mark, YAML::anchor_t anchor) override { leaf(make_scalar("", at(mark)), anchor); }
+  void OnAlias(const YAML::Mark& mark, YAML::anchor_t anchor) override {
+    const auto found = anchors_.find(anchor);
+    if (found == anchors_.end()) fail(at(mark), "an alias inside the value that it names");
+    nodes_ += count_nodes(found->second);
+    leaf(found->second, 0);
+  }
+  void OnScalar(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor, const std::string& value) override {
+    if (!tag.empty() && tag != "?" && tag != "!") fail(at(mark), fmt::format("the tag {} has no meaning here", tag));
+    leaf(make_scalar(value, at(mark), tag == "!"), anchor);
+  }
+  void OnSequenceStart(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor, YAML::EmitterStyle::value) override {
+    start(make_list(at(mark)), mark, tag, anchor);
+  }
+  void OnSequenceEnd() override { end(); }
+  void OnMapStart(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor, YAML::EmitterStyle::value) override {
+    start(make_map(at(mark)), mark, tag, anchor);
+  }
+  void OnMapEnd() override { end(); }
+
+  Node take() { return root_ ? std::move(*root_) : make_map({source_, 1, 1}); }
+
+ private:
+  struct Open {
+    Node node;
+    YAML::anchor_t anchor;
+    std::optional<std::pair<std::string, Mark>> key;
+    std::unordered_set<std::string> keys;
+  };
+
+  Mark at(const YAML::Mark& mark) const { return fixed_.source ? fixed_ : Mark{source_, mark.line + 1, mark.column + 1}; }
+
+  void start(Node node, const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor) {
+    if (!tag.empty() && tag != "?" && tag != "!") fail(at(mark), fmt::format("the tag {} has no meaning here", tag));
+    if (!open_.empty() && open_.back().node.is_map() && !open_.back().key) fail(at(mark), "a key must be plain text");
+    if (open_.size() >= kDeepest) fail(at(mark), fmt::format("nested more than {} deep", kDeepest));
+    open_.push_back({std::move(node), anchor, {}, {}});
+  }
+
+  void end() {
+    Open done = std::move(open_.back());
+    open_.pop_back();
+    leaf(std::move(done.node), done.anchor);
+  }
+
+  void leaf(Node node, YAML::anchor_t anchor) {
+    if (++nodes_ > kMostNodes) fail(node.mark, fmt::format("more than {} values", kMostNodes));
+    if (anchor != 0) anchors_.insert_or_assign(anchor, node);
+    if (open_.empty()) {
+      root_ = std::move(node);
+      return;
+    }
+    Open& open = open_.back();
+    if (open.node.is_list()) {
+      open.node.items.push_back(std::move(node));
+    } else if (!open.key) {
+      if (!node.is_scalar()) fail(node.mark, "a key must be plain text");
+      if (!open.keys.insert(node.text).second) {
+        const auto first = std::ranges::find(open.node.entries, node.text, &Entry::key);
+        fail(node.mark, fmt::format("duplicate key '{}', first given at {}", node.text, place(first->mark)));
+      }
+      open.key.emplace(node.text, node.mark);
+    } else {
+      open.node.entries.push_back({std::move(open.key->first), std::move(open.key->second), std::move(node)});
+      open.key.reset();
+    }
+  }
+
+  std::shared_ptr<const std::string> source_;
+  Mark fixed_;
+  std::optional<Node> root_;
+  std::vector<Open> open_;
+  std::map<YAML::anchor_t, Node> anchors_;
+  std::size_t nodes_ = 0;
+};
+
+Node parse(const std::string& text, std::shared_ptr<const std::string> source, const Mark& fixed) {
+  std::istringstream in(text);
+  Builder builder(source, fixed);
+  try {
+    YAML::Parser parser(in);
+    while (parser.HandleNextDocument(builder)) {
+    }
+  } catch (const YAML::Exception& error) {
+    const Mark mark = fixed.source ? fixed : Mark{source, error.mark.line + 1, error.mark.column + 1};
+    fail(mark, fmt::format("not valid YAML: {}", error.msg));
+  }
+  return builder.take();
+}
+
+}  // namespace
+
+std::string place(const Mark& mark) {
+  if (!mark.source) return "";
+  return mark.line == 0 ? *mark.source : fmt::format("{}:{}:{}", *mark.source, mark.line, mark.column);
+}
+
+void fail(const Mark& mark, const std::string& sentence, const std::string& hint) { throw Error(ErrorKind::config, sentence, place(mark), hint); }
+
+const Node* Node::find(std::string_view key) const {
+  const auto found = std::ranges::find(entries, key, &Entry::key);
+  return found == entries.end() ? nullptr : &found->value;
+}
+Node* Node::find(std::string_view key) { return const_cast<Node*>(std::as_const(*this).find(key)); }
+bool Node::erase(std::string_view key) {
+  return std::erase_if(entries, [&](const Entry& entry) { return entry.key == key; }) > 0;
+}
+
+std::string Node::in_words() const {
+  if (is_map()) return "a mapping";
+  if (is_list()) return "a list";
+  if (quoted) return fmt::format("the text \"{}\"", text);
+  return text.empty() ? "nothing" : text;
+}
+
+Node make_map(const Mark& mark) {
+  Node node;
+  node.mark = mark;
+  return node;
+}
+Node make_list(const Mark& mark) {
+  Node node;
+  node.kind = Node::Kind::list;
+  node.mark = mark;
+  return node;
+}
+Node make_scalar(std::string text, const Mark& mark, bool quoted) {
+  Node node;
+  node.kind = Node::Kind::scalar;
+  node.text = std::move(text);
+  node.quoted = quoted;
+  node.mark = mark;
+  return node;
+}
+
+Node parse_yaml(const std::string& text, const std::string& source) { return parse(text, std::make_shared<const std::string>(source), {}); }
+
+Node parse_override_value(const std::string& text, const Mark& mark) {
+  if (text.empty() || std::string_view("[{\"'").find(text.front()) == std::string_view::npos) return make_scalar(text, mark);
+  return parse(text, mark.source, mark);
+}
+
+}  // namespace moesweep::spec

@@ -1,0 +1,169 @@
+// JSON Schema and reference of a sweep file, both from the field lists. See include/moesweep/spec/sweep.hpp.
+#include <fmt/core.h>
+
+#include <algorithm>
+
+#include "keys.hpp"
+#include "moesweep/spec/sweep.hpp"
+
+namespace moesweep::spec {
+
+namespace {
+
+Json schema_of(const Field& field);
+
+Json properties_of(const FieldList& fields) {
+  Json properties = Json::object();
+  for (const Field& field : fields.fields()) properties[field.name] = schema_of(field);
+  return properties;
+}
+
+Json object_of(const FieldList& fields) { return {{"type", "object"}, {"additionalProperties", false}, {"properties", properties_of(fields)}}; }
+
+Json schema_of(const Field& field) {
+  Json schema = Json::object();
+  switch (field.type) {
+    case FieldType::boolean: schema["type"] = "boolean"; break;
+    case FieldType::integer: schema["type"] = "integer"; break;
+    case FieldType::real: schema["type"] = "number"; break;
+    case FieldType::text: schema["type"] = "string"; break;
+    case FieldType::choice: schema["enum"] = field.choices; break;
+    case FieldType::text_list: schema = {{"type", "array"}, {"items", {{"type", "string"}}}}; break;
+    case FieldType::section: schema["anyOf"] = Json::array({object_of(field.section()), {{"$ref", "#/$defs/file"}}}); break;
+    case FieldType::section_list: schema = {{"type", "array"}, {"items", object_of(field.section())}}; break;
+  }
+  if (field.minimum > -std::numeric_limits<double>::infinity()) schema[field.minimum_excluded ? "exclusiveMinimum" : "minimum"] = field.minimum;
+  if (field.maximum < std::numeric_limits<double>::infinity()) schema["maximum"] = field.maximum;
+  if (field.may_be_none) schema = {{"anyOf", Json::array({schema, {{"const", "none"}}})}};
+  schema["description"] = field.doc + (field.unit.empty() ? "" : " [" + field.unit + "]");
+  if (field.type != FieldType::section && field.type != FieldType::section_list)
+    schema["default"] = field.get().is_null() ? Json("none") : field.get();
+  return schema;
+}
+
+Json list_of(Json items) { return {{"type", "array"}, {"minItems", 1}, {"items", std::move(items)}}; }
+
+/// Every section and leaf by its full dotted path.
+void dotted(const FieldList& fields, const std::string& prefix, Json& properties) {
+  for (const Field& field : fields.fields()) {
+    const std::string path = prefix.empty() ? field.name : prefix + "." + field.name;
+    properties[path] = {{"$ref", "#/$defs/keys/" + path}};
+    if (field.type == FieldType::section) dotted(field.section(), path, properties);
+  }
+}
+
+void definitions(const FieldList& fields, const std::string& prefix, Json& result) {
+  for (const Field& field : fields.fields()) {
+    const std::string path = prefix.empty() ? field.name : prefix + "." + field.name;
+    result[path] = schema_of(field);
+    if (field.type == FieldType::section) definitions(field.section(), path, result);
+  }
+}
+
+std::string default_in_words(const Field& field) {
+  const Json value = field.get();
+  if (value.is_null()) return "none";
+  if (value.is_string()) return value.get_ref<const std::string&>().empty() ? "(empty)" : value.get<std::string>();
+  return canonical(value);
+}
+
+void write_rows(const FieldList& fields, const std::string& prefix, std::string& text) {
+  for (const Field& field : fields.fields()) {
+    if (field.type == FieldType::section) continue;
+    const std::string doc = field.doc + (field.unit.empty() ? "" : " [" + field.unit + "]");
+    text += fmt::format("| `{}{}` | {} | {} | {}{} |\n", prefix, field.name, type_in_words(field), default_in_words(field), doc,
+                        field.role == Role::execution ? " *(execution)*" : "");
+  }
+  for (const Field& field : fields.fields())
+    if (field.type == FieldType::section) write_rows(field.section(), prefix + field.name + ".", text);
+}
+
+constexpr const char* kTableHead = "| key | value | default | what it is |\n| --- | --- | --- | --- |\n";
+
+}  // namespace
+
+Json json_schema() {
+  train::TrialConfig defaults;
+  const FieldList fields = fields_of(defaults);
+  Json keys = Json::object(), properties = Json::object();
+  definitions(fields, "", keys);
+  dotted(fields, "", properties);
+  const Json set_name = {{"type", "string"}, {"description", "the name of a set, when the key is a group of `sets`"}};
+
+  Json axes = {{"type", "object"}, {"minProperties", 1}, {"properties", Json::object()}, {"additionalProperties", list_of(set_name)}};
+  for (const auto& [path, reference] : properties.items()) axes["properties"][path] = list_of(reference);
+  const Json settings = {{"type", "object"}, {"properties", properties}, {"additionalProperties", set_name}};
+  const Json in_set = {{"type", "object"}, {"properties", properties}, {"additionalProperties", false}};
+
+  Json block = {{"grid", {{"$ref", "#/$defs/axes"}, {"description", "axes that multiply: key -> list of values"}}},
+                {"zip", {{"$ref", "#/$defs/axes"}, {"description", "axes that go in step: key -> list, all of one length"}}},
+                {"points", list_of({{"$ref", "#/$defs/settings"}})},
+                {"exclude", {{"$ref", "#/$defs/exclude"}}},
+                {"when", {{"$ref", "#/$defs/when"}}}};
+  block["points"]["description"] = "hand-picked settings, each a mapping of keys";
+
+  Json root = Json::object();
+  root["sweep"] = {
+      {"type", "string"}, {"pattern", "^[A-Za-z0-9_][A-Za-z0-9._-]*$"}, {"description", "name of the sweep; the file's name by default"}};
+  root["base"] = {{"anyOf", Json::array({{{"$ref", "#/$defs/file"}}, list_of({{"$ref", "#/$defs/file"}})})},
+                  {"description", "file merged under this one, key by key; of a list, later files win"}};
+  root["sets"] = {{"type", "object"},
+                  {"additionalProperties", {{"type", "object"}, {"minProperties", 1}, {"additionalProperties", in_set}}},
+                  {"description", "groups of named override sets; a group's name is a key whose value is a set's name"}};
+  root["blocks"] = list_of({{"type", "object"}, {"additionalProperties", false}, {"properties", block}});
+  root["blocks"]["description"] = "blocks follow one another; inside a block points, zip and grid multiply";
+  for (const auto& [key, schema] : block.items()) root[key] = schema;
+  for (const auto& [path, reference] : properties.items()) root[path] = reference;
+
+  Json schema = Json::object();
+  schema["$schema"] = "https://json-schema.org/draft/2020-12/schema";
+  schema["title"] = "moesweep sweep";
+  schema["type"] = "object";
+  schema["properties"] = root;
+  schema["additionalProperties"] = set_name;
+  schema["$defs"]["file"] = {{"type", "string"}, {"pattern", "\\.yaml$"}, {"description", "a file, beside this one or in the config folders"}};
+  schema["$defs"]["exclude"] = {{"anyOf", Json::array({{{"type", "string"}}, {{"type", "array"}, {"items", {{"type", "string"}}}}})},
+                                {"description", "conditions; a trial that fulfils one is left out"}};
+  schema["$defs"]["when"] = {{"type", "object"},
+                             {"additionalProperties", {{"type", "string"}}},
+                             {"description", "axis -> condition; where it is false the axis falls back to its base value"}};
+  schema["$defs"]["axes"] = axes;
+  schema["$defs"]["settings"] = settings;
+  schema["$defs"]["keys"] = keys;
+  return schema;
+}
+
+std::string reference_markdown() {
+  train::TrialConfig defaults;
+  std::string text =
+      "## The keys of a sweep file\n\n"
+      "| key | value | what it is |\n| --- | --- | --- |\n"
+      "| `sweep` | text | name of the sweep (letters, digits, `-`, `_`, `.`); the file's name by default |\n"
+      "| `base` | file, or list of files | merged under this file, key by key; lists replace; of several files the later wins |\n"
+      "| `sets` | mapping | groups of named override sets; a group's name is a key, and an axis, whose values are the names of its sets |\n"
+      "| `blocks` | list of blocks | they follow one another; a block holds `grid`, `zip`, `points`, `exclude`, `when` |\n"
+      "| `grid` | key -> list | axes that multiply |\n"
+      "| `zip` | key -> list | axes that go in step; all lists are of one length |\n"
+      "| `points` | list of mappings | hand-picked settings |\n"
+      "| `exclude` | condition, or list | a trial that fulfils one is left out |\n"
+      "| `when` | axis -> condition | where it is false the axis of the grid falls back to its base value |\n\n"
+      "`grid`, `zip` and `points` at the top of the file are one block; `exclude` and `when` there hold for every block.\n"
+      "A condition compares keys with values or keys: `routing.balance.method == aux_loss and not model.width >= 128`, "
+      "`routing.balance.scope in [sequence, micro_batch]`, `train.tokens == none`.\n\n"
+      "## The keys of a trial\n\n"
+      "A key's place is its dotted path; sections may be nested, dotted or mixed. A key marked *(execution)* says how a trial is carried out and is "
+      "no part of its id.\n\n";
+  const FieldList fields = fields_of(defaults);
+  text += kTableHead;
+  for (const Field& field : fields.fields())
+    if (field.type != FieldType::section)
+      text += fmt::format("| `{}` | {} | {} | {} |\n", field.name, type_in_words(field), default_in_words(field), field.doc);
+  for (const Field& field : fields.fields()) {
+    if (field.type != FieldType::section) continue;
+    text += fmt::format("\n### `{}`: {}\n\n{}", field.name, field.doc, kTableHead);
+    write_rows(field.section(), field.name + ".", text);
+  }
+  return text;
+}
+
+}  // namespace moesweep::spec
