@@ -1,4 +1,4 @@
-// Oracle for routing and balancing: literal, slow transcriptions of FORMULAS 1 to 3 in plain loops over doubles.
+// Oracle for routing and balancing: literal, slow transcriptions of FORMULAS 1 to 3 (the project's notes) in plain loops over doubles.
 // Written from the formulas alone; it shares no code with src/routing, so that an error is not made twice.
 #pragma once
 

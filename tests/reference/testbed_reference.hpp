@@ -1,4 +1,4 @@
-// Oracle for the testbed's metrics (FORMULAS 4): literal sums over counts, and two ways of their own to the best matching.
+// Oracle for the testbed's metrics (FORMULAS 4 in the project's notes): literal sums over counts, and two ways of their own to the best matching.
 // Written from the formulas alone; it shares no code with src/diagnose.
 #pragma once
 
