@@ -1,0 +1,44 @@
+// The record of a trial as it grows: named series, one row a step or an evaluation.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "moesweep/store/record.hpp"
+
+namespace moesweep::train {
+
+class Recorder {
+ public:
+  /// Declares a series whose rows have this shape (empty: one number). Declaring again is harmless.
+  void declare(const std::string& path, std::vector<std::int64_t> row_shape, std::string unit, std::string description, bool metric = false,
+               bool integers = false);
+  /// Appends a row; the number of values must be the row shape's product.
+  void append(const std::string& path, std::span<const double> row);
+  void append(const std::string& path, double value) { append(path, std::span(&value, 1)); }
+
+  /// All series as arrays [rows, row shape...], in order of declaration.
+  std::vector<store::Array> arrays() const;
+  /// Takes up the rows of an earlier record (a checkpoint's) whose path begins with one of `groups`.
+  void restore(const store::TrialRecord& record, const std::vector<std::string>& groups);
+  /// The last value of a series, NaN when it has no row.
+  double last(const std::string& path) const;
+
+ private:
+  struct Series {
+    std::string path;
+    std::vector<std::int64_t> row_shape;
+    std::string unit, description;
+    bool metric = false, integers = false;
+    std::vector<double> values;
+    std::int64_t row_count() const;
+  };
+  Series& find(const std::string& path);
+  std::vector<Series> series_;
+  std::map<std::string, std::size_t> index_;
+};
+
+}  // namespace moesweep::train

@@ -1,0 +1,360 @@
+// See trainer.hpp.
+#include "trainer.hpp"
+
+#include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
+
+#include <chrono>
+#include <numbers>
+
+#include "moesweep/core/error.hpp"
+#include "moesweep/diagnose/testbed.hpp"
+#include "moesweep/model/costs.hpp"
+#include "moesweep/store/checkpoint.hpp"
+#include "optimiser.hpp"
+
+namespace moesweep::train {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+at::ScalarType compute_type(Precision precision) {
+  switch (precision) {
+    case Precision::fp32: return at::kFloat;
+    case Precision::bf16: return at::kBFloat16;
+    case Precision::fp64: return at::kDouble;
+  }
+  return at::kFloat;
+}
+
+DType dtype_of(const at::Tensor& tensor) { return tensor.scalar_type() == at::kDouble ? DType::f64 : DType::f32; }
+
+/// The step that stands for validation in counter-based random numbers: no training step reaches it.
+constexpr std::int64_t kValidationStep = 0x7fffffff;
+
+}  // namespace
+
+Share share_of(std::int64_t sequences, std::int64_t micro_batch_sequences, int rank, int ranks) {
+  const std::int64_t micro_batches = (sequences + micro_batch_sequences - 1) / micro_batch_sequences;
+  const std::int64_t begin = micro_batches * rank / ranks * micro_batch_sequences;
+  const std::int64_t end = micro_batches * (rank + 1) / ranks * micro_batch_sequences;
+  return {std::min(begin, sequences), std::min(end, sequences) - std::min(begin, sequences)};
+}
+
+Trainer::Trainer(const TrialConfig& config, const data::Source& source, const comm::Communicator& gang, const std::atomic<bool>* stop)
+    : config_(config), source_(source), gang_(gang), stop_(stop), transport_(comm::make_transport(gang)), steps_(config.steps()) {
+  if (const auto reason = refusal(config); !reason.empty()) throw Error(ErrorKind::config, reason);
+  model_ = std::make_unique<model::MoeModel>(config.model, config.routing, source.vocabulary(), source.domains(), *transport_,
+                                             model::MoeModelOptions{compute_type(config.train.dtype), config.seed});
+  declare_series();
+}
+
+void Trainer::declare_series() {
+  const std::int64_t layers = model_->moe_layers(), domains = source_.domains(), experts = config_.model.experts;
+  recorder_.declare("steps/step", {}, "step", "steps done, this one included", false, true);
+  recorder_.declare("steps/loss", {}, "nats per token", "training loss of the language model");
+  recorder_.declare("steps/balance_loss", {}, "nats per token", "balancing losses as added to the loss, summed over layers");
+  recorder_.declare("steps/z_loss", {}, "nats per token", "router z-loss as added to the loss, summed over layers");
+  recorder_.declare("steps/learning_rate", {}, "1", "learning rate of the step");
+  recorder_.declare("steps/gradient_norm", {}, "1", "global gradient norm before clipping");
+  recorder_.declare("steps/seconds", {}, "s", "wall time of the step");
+  recorder_.declare("steps/tokens_per_second", {}, "tokens per second", "tokens of the step over its wall time");
+  recorder_.declare("steps/max_violation_micro_batch", {layers}, "1", "mean over micro-batches of (max load - mean load) / mean load");
+  recorder_.declare("steps/max_violation_global_batch", {layers}, "1", "(max load - mean load) / mean load over the global batch");
+  recorder_.declare("evaluations/step", {}, "step", "steps done at the evaluation", false, true);
+  for (const std::string reading : {"", "greedy."}) {
+    const std::string prefix = "evaluations/" + reading, which = reading.empty() ? " (training reading)" : " (greedy reading)";
+    recorder_.declare(prefix + "loss", {}, "nats per token", "validation loss over all domains" + which, true);
+    recorder_.declare(prefix + "bits_per_byte", {}, "bits per byte", "validation loss per byte of text" + which, true);
+    recorder_.declare(prefix + "loss_by_domain", {domains}, "nats per token", "validation loss of each domain" + which);
+    recorder_.declare(prefix + "bits_per_byte_by_domain", {domains}, "bits per byte", "validation loss per byte of each domain" + which);
+    recorder_.declare(prefix + "counts", {layers, domains, experts}, "slots", "kept (token, slot) pairs by MoE layer, domain and expert" + which, false, true);
+    for (const auto& metric : diagnose::testbed_metric_list())
+      recorder_.declare(prefix + metric.name, {layers}, metric.unit, metric.description + which, true);
+    recorder_.declare(prefix + "dead_experts", {layers}, "experts", "experts without a slot" + which, true, true);
+  }
+  recorder_.declare("summary/parameters_total", {}, "1", "parameters of the model", true, true);
+  recorder_.declare("summary/parameters_active", {}, "1", "parameters that a token uses", true, true);
+  recorder_.declare("summary/training_tokens", {}, "tokens", "tokens trained on", true, true);
+  recorder_.declare("summary/training_seconds", {}, "s", "wall time of all training steps", true);
+}
+
+model::PassInput Trainer::pass_of(const data::Batch& batch, std::int64_t step, std::int64_t step_tokens) const {
+  model::PassInput pass;
+  const std::int64_t sequences = batch.sequences(), length = config_.data.sequence_length;
+  const at::Tensor rows = at::from_blob(const_cast<std::int32_t*>(batch.tokens.data()), {sequences, length + 1}, at::kInt).to(at::kLong);
+  pass.tokens = rows.narrow(1, 0, length).reshape({-1});
+  pass.targets = rows.narrow(1, 1, length).reshape({-1});
+  pass.layout.sequences = sequences;
+  pass.layout.length = length;
+  pass.layout.micro_batch_sequences = config_.train.micro_batch_sequences;
+  pass.layout.index = batch.index;
+  pass.layout.domain.assign(batch.domains.begin(), batch.domains.end());
+  pass.layout.seed = config_.seed;
+  pass.layout.step = step;
+  pass.layout.step_tokens = step_tokens;
+  return pass;
+}
+
+StepResult Trainer::train_step() {
+  const auto start = Clock::now();
+  const auto& train = config_.train;
+  const std::int64_t step_tokens = config_.step_tokens(), layers = model_->moe_layers(), experts = config_.model.experts;
+  const Share share = share_of(train.batch_sequences, train.micro_batch_sequences, transport_->rank(), transport_->size());
+
+  // Every rank runs as many passes as the largest share needs; missing ones are empty.
+  std::int64_t largest = 0;
+  for (int r = 0; r < transport_->size(); ++r)
+    largest = std::max(largest, share_of(train.batch_sequences, train.micro_batch_sequences, r, transport_->size()).count);
+  const std::int64_t per_pass = train.sequences_per_pass > 0 ? train.sequences_per_pass : std::max<std::int64_t>(1, largest);
+  std::vector<model::PassInput> passes;
+  for (std::int64_t first = 0; first < largest; first += per_pass) {
+    const std::int64_t count = std::clamp<std::int64_t>(share.count - first, 0, per_pass);
+    passes.push_back(pass_of(source_.training(config_.seed, step_, train.batch_sequences, share.first + std::min(first, share.count), count), step_, step_tokens));
+  }
+
+  auto& parameters = model_->parameters();
+  parameters.zero_gradients();
+  const bool two_phase = passes.size() > 1 && model_->needs_whole_step();
+  std::vector<model::PassDecisions> given;
+  if (two_phase) given = model_->decide_step(passes);
+
+  // Sums over the gang: loss, balance, z, stop, then per layer the micro-batches' violations, their number, and the experts' counts.
+  const std::int64_t per_layer = 2 + experts;
+  at::Tensor sums = at::zeros({4 + layers * per_layer}, at::kDouble);
+  auto* sum = sums.mutable_data_ptr<double>();
+  decisions_.clear();
+  for (std::size_t p = 0; p < passes.size(); ++p) {
+    model::PassResult result = model_->forward(passes[p], two_phase ? &given[p] : nullptr, /*training=*/true);
+    at::Tensor loss = result.token_loss.sum() / static_cast<double>(step_tokens);
+    sum[0] += loss.item<double>();
+    for (const auto& [name, part] : result.losses) {
+      sum[name == "z" ? 2 : 1] += part.item<double>();
+      loss = loss + part;
+    }
+    loss.backward();
+    for (std::int64_t layer = 0; layer < layers; ++layer) {
+      const at::Tensor& counts = result.decisions[static_cast<std::size_t>(layer)].counts;
+      at::Tensor here = sums.narrow(0, 4 + layer * per_layer, per_layer);
+      here[0] += routing::max_violation(counts).sum();
+      here[1] += counts.size(0);
+      here.narrow(0, 2, experts) += counts.sum(0);
+    }
+    decisions_.push_back(std::move(result.decisions));
+  }
+  sum[3] = stop_ != nullptr && stop_->load() ? 1 : 0;
+  transport_->all_reduce_sum(sum, static_cast<std::size_t>(sums.numel()), DType::f64, "sums of a training step");
+  reduce_gradients();
+
+  StepResult result;
+  result.loss = sum[0];
+  result.balance_loss = sum[1];
+  result.z_loss = sum[2];
+  result.stop = sum[3] > 0;
+  result.gradient_norm = gradient_norm(parameters);
+  const double rate = learning_rate_at(train, step_, steps_);
+  // A step that is not a number leaves the parameters as they were: the caller ends the trial.
+  if (std::isfinite(result.loss) && std::isfinite(result.gradient_norm)) {
+    clip_gradients(parameters, result.gradient_norm, train.clip_norm);
+    adamw_step(parameters, train, step_, rate);
+  }
+  model_->end_step();
+  ++step_;
+
+  const double seconds = seconds_since(start);
+  seconds_ += seconds;
+  std::vector<double> micro, global;
+  for (std::int64_t layer = 0; layer < layers; ++layer) {
+    const double* here = sum + 4 + layer * per_layer;
+    micro.push_back(here[0] / std::max(1.0, here[1]));
+    global.push_back(routing::max_violation(sums.narrow(0, 4 + layer * per_layer + 2, experts)).item<double>());
+  }
+  recorder_.append("steps/step", static_cast<double>(step_));
+  recorder_.append("steps/loss", result.loss);
+  recorder_.append("steps/balance_loss", result.balance_loss);
+  recorder_.append("steps/z_loss", result.z_loss);
+  recorder_.append("steps/learning_rate", rate);
+  recorder_.append("steps/gradient_norm", result.gradient_norm);
+  recorder_.append("steps/seconds", seconds);
+  recorder_.append("steps/tokens_per_second", static_cast<double>(step_tokens) / seconds);
+  recorder_.append("steps/max_violation_micro_batch", micro);
+  recorder_.append("steps/max_violation_global_batch", global);
+  return result;
+}
+
+void Trainer::reduce_gradients() {
+  if (transport_->size() == 1) return;
+  std::vector<comm::Pending> pending;
+  for (const auto c : {model::ParameterClass::dense, model::ParameterClass::expert}) {
+    const at::Tensor& gradient = model_->parameters().buffers(c).gradient;
+    const DType type = dtype_of(gradient);
+    const auto count = static_cast<std::size_t>(gradient.numel());
+    const auto bucket = std::max<std::size_t>(1, static_cast<std::size_t>(config_.comm.bucket_mebibytes * 1048576.0) / size_of(type));
+    auto* data = static_cast<std::byte*>(gradient.data_ptr());
+    for (std::size_t first = 0; first < count; first += bucket)
+      pending.push_back(transport_->start_all_reduce_sum(data + first * size_of(type), std::min(bucket, count - first), type, "gradients"));
+  }
+  for (auto& reduction : pending) reduction.wait();
+}
+
+bool Trainer::evaluation_due() const {
+  const bool scheduled = step_ == steps_ || (config_.evaluation.every_steps > 0 && step_ > 0 && step_ % config_.evaluation.every_steps == 0);
+  return scheduled && recorder_.last("evaluations/step") != static_cast<double>(step_);
+}
+
+bool Trainer::evaluate_reading(Evaluation& result) {
+  const at::NoGradGuard no_gradient;
+  const std::int64_t layers = model_->moe_layers(), domains = source_.domains(), experts = config_.model.experts;
+  const std::int64_t all = source_.validation_sequences(config_.evaluation.tokens), batch = config_.train.batch_sequences;
+  at::Tensor sums = at::zeros({2 * domains + layers * domains * experts}, at::kDouble);
+  for (std::int64_t first = 0; first < all; first += batch) {
+    const std::int64_t size = std::min(batch, all - first);
+    const Share share = share_of(size, config_.train.micro_batch_sequences, transport_->rank(), transport_->size());
+    const auto pass = pass_of(source_.validation(first + share.first, share.count), kValidationStep, size * config_.data.sequence_length);
+    const auto forward = model_->forward(pass, nullptr, /*training=*/false);
+    const at::Tensor domain = at::tensor(pass.layout.domain, at::kLong);
+    const at::Tensor per_sequence = forward.token_loss.view({pass.layout.sequences, -1}).to(at::kDouble).sum(1);
+    sums.narrow(0, 0, domains).index_add_(0, domain, per_sequence);
+    sums.narrow(0, domains, domains).index_add_(0, domain, at::full({pass.layout.sequences}, static_cast<double>(pass.layout.length), at::kDouble));
+    const at::Tensor domain_of_token = domain.repeat_interleave(pass.layout.length);
+    for (std::int64_t layer = 0; layer < layers; ++layer)
+      sums.narrow(0, 2 * domains + layer * domains * experts, domains * experts) +=
+          routing::count_slots(forward.decisions[static_cast<std::size_t>(layer)].expert, domain_of_token, domains, experts, at::Tensor()).view(-1);
+    if (transport_->any(stop_ != nullptr && stop_->load(), "stop between evaluation batches")) return false;
+  }
+  transport_->all_reduce_sum(sums.data_ptr(), static_cast<std::size_t>(sums.numel()), DType::f64, "sums of an evaluation");
+  const auto* values = sums.const_data_ptr<double>();
+  result.loss_sum.assign(values, values + domains);
+  result.tokens.assign(values + domains, values + 2 * domains);
+  result.counts.assign(values + 2 * domains, values + sums.numel());
+  return true;
+}
+
+void Trainer::record_evaluation(const Evaluation& evaluation, const std::string& prefix) {
+  const std::int64_t layers = model_->moe_layers(), domains = source_.domains(), experts = config_.model.experts;
+  std::vector<double> loss, bits;
+  double nats = 0, tokens = 0, bytes = 0;
+  for (std::int64_t d = 0; d < domains; ++d) {
+    const auto i = static_cast<std::size_t>(d);
+    const double per_token = source_.bytes_per_token(d);
+    loss.push_back(evaluation.loss_sum[i] / evaluation.tokens[i]);
+    bits.push_back(loss.back() / std::numbers::ln2 / per_token);
+    nats += evaluation.loss_sum[i];
+    tokens += evaluation.tokens[i];
+    bytes += evaluation.tokens[i] * per_token;
+  }
+  if (prefix == "evaluations/") validation_loss_ = nats / tokens;
+  recorder_.append(prefix + "loss", nats / tokens);
+  recorder_.append(prefix + "bits_per_byte", nats / std::numbers::ln2 / bytes);
+  recorder_.append(prefix + "loss_by_domain", loss);
+  recorder_.append(prefix + "bits_per_byte_by_domain", bits);
+  recorder_.append(prefix + "counts", evaluation.counts);
+  std::vector<diagnose::TestbedMetrics> metrics;
+  for (std::int64_t layer = 0; layer < layers; ++layer) {
+    diagnose::Counts counts{domains, experts, {}};
+    const auto first = evaluation.counts.begin() + layer * domains * experts;
+    for (auto n = first; n != first + domains * experts; ++n) counts.values.push_back(std::llround(*n));
+    metrics.push_back(diagnose::testbed_metrics(counts));
+  }
+  for (const auto& info : diagnose::testbed_metric_list()) {
+    std::vector<double> row;
+    for (const auto& m : metrics) row.push_back(m.*info.value);
+    recorder_.append(prefix + info.name, row);
+  }
+  std::vector<double> dead;
+  for (const auto& m : metrics) dead.push_back(static_cast<double>(m.dead_experts));
+  recorder_.append(prefix + "dead_experts", dead);
+}
+
+bool Trainer::evaluate() {
+  Evaluation training;
+  if (!evaluate_reading(training)) return false;
+  recorder_.append("evaluations/step", static_cast<double>(step_));
+  record_evaluation(training, "evaluations/");
+  // No method here routes by more than persistent state in evaluation: both readings are one.
+  record_evaluation(training, "evaluations/greedy.");
+  return true;
+}
+
+store::TrialRecord Trainer::record(const std::string& state, const std::string& reason) const {
+  TrialConfig config = config_;
+  Recorder recorder = recorder_;
+  model::CostInput input;
+  input.model = config.model;
+  input.vocabulary = source_.vocabulary();
+  input.top_k = config.routing.top_k;
+  input.sequence_length = config.data.sequence_length;
+  const auto costs = model::costs_of(input);
+  recorder.append("summary/parameters_total", static_cast<double>(costs.parameters_total));
+  recorder.append("summary/parameters_active", static_cast<double>(costs.parameters_active));
+  recorder.append("summary/training_tokens", static_cast<double>(step_ * config.step_tokens()));
+  recorder.append("summary/training_seconds", seconds_);
+  return {id_of(config), state, reason, fields_of(config).dump().dump(), "{}", recorder.arrays()};
+}
+
+namespace {
+
+/// The logical arrays of a checkpoint, one a span.
+struct Logical {
+  std::string name;
+  at::Tensor value;  ///< view into a buffer
+};
+
+std::vector<Logical> logical_arrays(model::Parameters& parameters, bool with_moments) {
+  std::vector<std::pair<std::string, at::Tensor model::Buffers::*>> kinds{{"parameters/", &model::Buffers::value}};
+  if (with_moments) {
+    kinds.emplace_back("moments/first/", &model::Buffers::first_moment);
+    kinds.emplace_back("moments/second/", &model::Buffers::second_moment);
+  }
+  std::vector<Logical> arrays;
+  for (const auto& [prefix, member] : kinds)
+    for (const auto& span : parameters.spans())
+      arrays.push_back({prefix + span.name, (parameters.buffers(span.parameter_class).*member).narrow(0, span.offset, span.count()).view(span.shape)});
+  return arrays;
+}
+
+}  // namespace
+
+void Trainer::write_checkpoint(const std::filesystem::path& path) {
+  std::vector<store::Piece> pieces;
+  const auto arrays = logical_arrays(model_->parameters(), true);
+  const std::int64_t rank = gang_.rank(), ranks = gang_.size();
+  for (const auto& array : arrays) {
+    // Replicated over ranks: each writes its part.
+    const std::int64_t count = array.value.numel(), first = count * rank / ranks, end = count * (rank + 1) / ranks;
+    pieces.push_back({array.name, dtype_of(array.value), array.value.sizes().vec(), first, end - first,
+                      static_cast<const std::byte*>(array.value.data_ptr()) + static_cast<std::size_t>(first) * size_of(dtype_of(array.value))});
+  }
+  for (const auto& [name, tensor] : model_->state())
+    pieces.push_back({"state/" + name, DType::f64, tensor.sizes().vec(), 0, rank == 0 ? tensor.numel() : 0, tensor.data_ptr()});
+  const Json header = {{"trial", id_of(config_)}, {"step", step_}, {"seconds", seconds_}, {"identity", identity_of(config_)}};
+  store::write_checkpoint(gang_, path, header.dump(), pieces, record("running", ""));
+}
+
+void Trainer::read_parameters(const std::filesystem::path& path) {
+  const store::CheckpointReader reader(gang_, path);
+  for (auto& array : logical_arrays(model_->parameters(), false)) {
+    const auto shape = reader.shape(array.name);
+    if (shape != array.value.sizes().vec())
+      throw Error(ErrorKind::config, "train.init_from: " + array.name + " has another shape there than in this model", path.string());
+    reader.read(array.name, dtype_of(array.value), 0, array.value.numel(), array.value.data_ptr());
+  }
+}
+
+void Trainer::read_checkpoint(const std::filesystem::path& path) {
+  const store::CheckpointReader reader(gang_, path);
+  const Json header = Json::parse(reader.header());
+  if (header.value("trial", "") != id_of(config_))
+    throw Error(ErrorKind::corrupt, "the checkpoint is of trial " + header.value("trial", "?") + ", not of " + id_of(config_), path.string(),
+                "remove it to start the trial from its beginning");
+  for (auto& array : logical_arrays(model_->parameters(), true))
+    reader.read(array.name, dtype_of(array.value), 0, array.value.numel(), array.value.data_ptr());
+  for (auto& [name, tensor] : model_->state()) reader.read("state/" + name, DType::f64, 0, tensor.numel(), tensor.data_ptr());
+  step_ = header.at("step").get<std::int64_t>();
+  seconds_ = header.at("seconds").get<double>();
+  recorder_.restore(reader.record(), {"steps/", "evaluations/"});
+}
+
+}  // namespace moesweep::train

@@ -1,0 +1,86 @@
+// One trial's training: steps, evaluations, checkpoints. All members are collective over the gang.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "moesweep/comm/mpi.hpp"
+#include "moesweep/comm/transport.hpp"
+#include "moesweep/data/source.hpp"
+#include "moesweep/model/moe_model.hpp"
+#include "moesweep/train/config.hpp"
+#include "moesweep/train/trial.hpp"
+#include "recorder.hpp"
+
+namespace moesweep::train {
+
+/// What one optimizer step saw, over the whole gang.
+struct StepResult {
+  double loss = 0;           ///< nats per token
+  double balance_loss = 0;   ///< as added to the loss
+  double z_loss = 0;
+  double gradient_norm = 0;  ///< before clipping
+  bool stop = false;         ///< some rank was asked to stop
+};
+
+/// One validation, over the whole gang.
+struct Evaluation {
+  std::vector<double> loss_sum;      ///< [domains], nats
+  std::vector<double> tokens;        ///< [domains]
+  std::vector<double> counts;        ///< [MoE layers, domains, experts], (token, slot) pairs
+};
+
+class Trainer {
+ public:
+  Trainer(const TrialConfig& config, const data::Source& source, const comm::Communicator& gang, const std::atomic<bool>* stop = nullptr);
+
+  std::int64_t step() const { return step_; }  ///< steps done
+  std::int64_t steps() const { return steps_; }
+  model::MoeModel& model() { return *model_; }
+  Recorder& recorder() { return recorder_; }
+  /// Decisions of the last step's passes on this rank, [passes][MoE layers].
+  const std::vector<model::PassDecisions>& last_decisions() const { return decisions_; }
+
+  /// One optimizer step, recorded.
+  StepResult train_step();
+  /// The fixed validation set in both readings, recorded; false when a stop was asked for in its midst (then nothing is recorded).
+  bool evaluate();
+  bool evaluation_due() const;
+  double last_validation_loss() const { return validation_loss_; }
+
+  void write_checkpoint(const std::filesystem::path& path);
+  void read_checkpoint(const std::filesystem::path& path);
+  /// Parameters only, for init_from.
+  void read_parameters(const std::filesystem::path& path);
+  store::TrialRecord record(const std::string& state, const std::string& reason) const;
+
+ private:
+  model::PassInput pass_of(const data::Batch& batch, std::int64_t step, std::int64_t step_tokens) const;
+  void reduce_gradients();
+  void declare_series();
+  bool evaluate_reading(Evaluation& result);
+  void record_evaluation(const Evaluation& evaluation, const std::string& prefix);
+
+  TrialConfig config_;
+  const data::Source& source_;
+  const comm::Communicator& gang_;
+  const std::atomic<bool>* stop_;
+  std::unique_ptr<comm::Transport> transport_;
+  std::unique_ptr<model::MoeModel> model_;
+  Recorder recorder_;
+  std::vector<model::PassDecisions> decisions_;
+  std::int64_t step_ = 0, steps_ = 0;
+  double seconds_ = 0, validation_loss_ = 0;
+};
+
+/// The sequences of a global batch that a rank takes: whole micro-batches, in order.
+struct Share {
+  std::int64_t first = 0, count = 0;
+};
+Share share_of(std::int64_t sequences, std::int64_t micro_batch_sequences, int rank, int ranks);
+
+}  // namespace moesweep::train

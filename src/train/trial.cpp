@@ -1,0 +1,66 @@
+// See include/moesweep/train/trial.hpp.
+#include "moesweep/train/trial.hpp"
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <malloc.h>
+
+#include <cmath>
+
+#include "moesweep/comm/watchdog.hpp"
+#include "moesweep/core/error.hpp"
+#include "trainer.hpp"
+
+namespace moesweep::train {
+
+void prepare_process(std::int64_t threads) {
+  at::set_num_threads(static_cast<int>(threads));
+  // Large tensors come and go each step: keep their pages instead of faulting them anew.
+  mallopt(M_MMAP_MAX, 0);
+  mallopt(M_TRIM_THRESHOLD, 1 << 30);
+  mallopt(M_TOP_PAD, 64 << 20);
+}
+
+store::TrialRecord run_trial(const TrialConfig& config, const data::Source& source, const comm::Communicator& gang, const RunOptions& options) {
+  if (gang.size() != config.ranks())
+    throw Error(ErrorKind::internal, "a gang of " + std::to_string(gang.size()) + " ranks for a trial of " + std::to_string(config.ranks()));
+  comm::watchdog::set_timeout(config.comm.timeout_seconds);
+  Trainer trainer(config, source, gang, options.stop);
+  Observer silent;
+  Observer& observer = options.observer != nullptr && gang.rank() == 0 ? *options.observer : silent;
+
+  const auto checkpoint = options.folder.empty() ? std::filesystem::path() : options.folder / "checkpoint.h5";
+  const bool resumes = !checkpoint.empty() && gang.maximum(std::filesystem::exists(checkpoint) ? 1 : 0, "looking for a checkpoint") > 0;
+  if (resumes) trainer.read_checkpoint(checkpoint);
+  else if (!config.train.init_from.empty()) trainer.read_parameters(config.train.init_from);
+
+  const auto save = [&] {
+    if (checkpoint.empty()) return;
+    trainer.write_checkpoint(checkpoint);
+    observer.on_checkpoint(trainer.step());
+  };
+  const auto preempted = [&] {
+    save();
+    return trainer.record("preempted", "stopped by a signal or a deadline after step " + std::to_string(trainer.step()));
+  };
+  for (;;) {
+    if (trainer.evaluation_due()) {
+      if (!trainer.evaluate()) return preempted();
+      observer.on_evaluation(trainer.step(), trainer.last_validation_loss());
+    }
+    if (trainer.step() >= trainer.steps()) break;
+    const StepResult result = trainer.train_step();
+    if (!std::isfinite(result.loss) || !std::isfinite(result.gradient_norm) || result.loss > config.train.loss_limit)
+      return trainer.record("diverged", std::isfinite(result.loss) && std::isfinite(result.gradient_norm)
+                                            ? "training loss " + std::to_string(result.loss) + " above train.loss_limit at step " + std::to_string(trainer.step())
+                                            : "training loss or gradient is not a number at step " + std::to_string(trainer.step()));
+    observer.on_step({trainer.step(), trainer.steps(), result.loss, trainer.recorder().last("steps/tokens_per_second")});
+    const bool last = trainer.step() >= trainer.steps();
+    if (result.stop && !last) return preempted();
+    if (config.checkpoint.every_steps > 0 && trainer.step() % config.checkpoint.every_steps == 0 && !last) save();
+  }
+  if (config.checkpoint.keep == Keep::final_only) save();
+  return trainer.record("done", "");
+}
+
+}  // namespace moesweep::train
