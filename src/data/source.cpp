@@ -3,13 +3,14 @@
 
 #include "moesweep/core/error.hpp"
 #include "synthetic.hpp"
+#include "token_store.hpp"
 
 namespace moesweep::data {
 
 std::unique_ptr<Source> open_source(const DataConfig& config) {
   if (const auto why = refusal(config); !why.empty()) throw Error(ErrorKind::config, why);
   if (config.kind == DataKind::synthetic) return open_synthetic(config);
-  throw Error(ErrorKind::data, "this version reads synthetic domains only");
+  return open_token_store(config);
 }
 
 }  // namespace moesweep::data

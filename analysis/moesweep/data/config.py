@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 from pathlib import Path
 
-import yaml
+import yaml  # type: ignore[import-untyped, unused-ignore]
 
 from moesweep.data.errors import DataToolError
 

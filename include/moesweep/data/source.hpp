@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <memory>
 #include <string>
 #include <vector>
@@ -45,6 +46,12 @@ class Source {
 /// Opens what the config names. $MOESWEEP_DATA (default build/data) holds relative stores. Missing or mismatching stores are `data` errors
 /// whose hint is the `moesweep-data build` command that makes them.
 std::unique_ptr<Source> open_source(const DataConfig& config);
+
+/// Reads every file of the config's token store and compares digests; a `corrupt` error names the first that differs. Nothing for synthetic.
+void verify_digests(const DataConfig& config);
+
+/// Where relative stores lie: $MOESWEEP_DATA, else build/data of the checkout around the current folder, else of the current folder.
+std::filesystem::path data_folder();
 
 /// The entropy rate of a synthetic domain in nats per token, from its transition matrix.
 double synthetic_entropy_rate(const DataConfig& config, std::int64_t domain);

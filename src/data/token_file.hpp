@@ -1,0 +1,29 @@
+// The tokens of one split of one domain, read in place from a mapped file of any known encoding.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "manifest.hpp"
+#include "mapped_file.hpp"
+
+namespace moesweep::data {
+
+class TokenFile {
+ public:
+  /// Checks the file's header and size against the entry; a `corrupt` error names the file and what does not fit.
+  TokenFile(SplitEntry entry, std::int64_t vocabulary);
+
+  std::int64_t tokens() const { return entry_.tokens; }
+  const SplitEntry& entry() const { return entry_; }
+
+  /// Tokens [start, start + out.size()) of the split; a `corrupt` error when one is outside the vocabulary.
+  void copy(std::int64_t start, std::span<std::int32_t> out) const;
+
+ private:
+  SplitEntry entry_;
+  std::int64_t vocabulary_;
+  MappedFile file_;
+};
+
+}  // namespace moesweep::data
