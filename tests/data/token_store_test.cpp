@@ -225,7 +225,7 @@ const std::vector<Refusal>& refusals() {
       {"LongSequences", [](TinyStore& t) { t.config.sequence_length = 200; }, ErrorKind::data,
        "domain a has 200 training tokens, too few for a sequence of 200"},
       {"SmallValidation", [](TinyStore& t) { t.config.sequence_length = 10; }, ErrorKind::data,
-       "16 validation sequences of 10 tokens are asked for, but domain a has 6 of them in its validation split, and 8 are needed"},
+       "16 validation sequences of 10 tokens are asked for, but domain a has 6 of them in its validation split, and 8 of each domain are needed"},
       {"OutsideVocabulary", [](TinyStore& t) { t.config.vocabulary = 600, t.manifest["vocabulary"] = 600, t.save(); }, ErrorKind::corrupt,
        "of the train split of b is outside the vocabulary of 600"},
       {"OtherBytes", [](TinyStore& t) { write_bytes(t.folder / "b.validation.u16", std::string(202, '\0')); }, ErrorKind::corrupt,
