@@ -45,6 +45,8 @@ Handle property_list(hid_t kind) {
 Handle file_access() {
   Handle access = property_list(H5P_FILE_ACCESS);
   checked(H5Pset_libver_bounds(access.get(), H5F_LIBVER_LATEST, H5F_LIBVER_LATEST), "H5Pset_libver_bounds");
+  // Files are never read while they are written, and some parallel file systems have no locks.
+  checked(H5Pset_file_locking(access.get(), false, true), "H5Pset_file_locking");
   return access;
 }
 

@@ -41,6 +41,8 @@ class Handle {
   hid_t get() const { return id_; }
   explicit operator bool() const { return id_ >= 0; }
   herr_t close() noexcept;
+  /// Gives the identifier up without closing it.
+  void release() noexcept { id_ = -1; }
 
  private:
   hid_t id_ = -1;

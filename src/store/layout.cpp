@@ -13,6 +13,7 @@
 #include <numeric>
 #include <set>
 
+#include "moesweep/core/json.hpp"
 #include "moesweep/core/publish.hpp"
 
 namespace moesweep::store {
@@ -162,6 +163,8 @@ void check_paths(const std::vector<std::string>& paths, const std::string& reser
   const std::set<std::string> all(paths.begin(), paths.end());
   if (all.size() != paths.size()) throw Error(ErrorKind::internal, "two arrays of one name");
   for (const auto& path : all) {
+    if (Json(path).dump(-1, ' ', false, Json::error_handler_t::ignore) != Json(path).dump(-1, ' ', false, Json::error_handler_t::replace))
+      throw Error(ErrorKind::internal, "the name of an array is not UTF-8");
     const auto bounded = "/" + path + "/";
     if (path.empty() || bounded.find("//") != std::string::npos || bounded.find("/./") != std::string::npos || path.find('\0') != std::string::npos ||
         (!reserved.empty() && path.rfind(reserved, 0) == 0))

@@ -98,13 +98,13 @@ TEST(Record, BadNamesAreRefused) {
 TEST(Record, IsValidTrial) {
   const Folder folder;
   write_trial(folder / "trial.h5", trial(4));
-  EXPECT_TRUE(is_valid_trial(folder / "trial.h5", "id04"));
-  EXPECT_FALSE(is_valid_trial(folder / "trial.h5", "id05"));
-  EXPECT_FALSE(is_valid_trial(folder / "none.h5", "id04"));
-  EXPECT_FALSE(is_valid_trial(folder.path(), "id04"));
+  EXPECT_TRUE(is_valid_trial(folder / "trial.h5", "id004"));
+  EXPECT_FALSE(is_valid_trial(folder / "trial.h5", "id005"));
+  EXPECT_FALSE(is_valid_trial(folder / "none.h5", "id004"));
+  EXPECT_FALSE(is_valid_trial(folder.path(), "id004"));
   const auto bytes = slurp(folder / "trial.h5");
   spill(folder / "half.h5", bytes.substr(0, bytes.size() / 2));
-  EXPECT_FALSE(is_valid_trial(folder / "half.h5", "id04"));
+  EXPECT_FALSE(is_valid_trial(folder / "half.h5", "id004"));
 }
 
 TEST(Record, DamagedFilesAreNamed) {

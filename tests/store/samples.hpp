@@ -73,7 +73,7 @@ inline Array numbers(std::string path, DType type, std::vector<std::int64_t> sha
 /// A finished trial; its shapes and its set of arrays depend on `index`.
 inline TrialRecord trial(int index) {
   TrialRecord record;
-  record.id = "id" + std::string(index < 10 ? "0" : "") + std::to_string(index);
+  record.id = "id" + std::string(index < 10 ? "00" : index < 100 ? "0" : "") + std::to_string(index);
   record.state = index % 5 == 3 ? "diverged" : "done";
   record.reason = index % 5 == 3 ? "loss is NaN at step 7, naïvely" : "";
   record.config = "{\"seed\": " + std::to_string(index) + "}";

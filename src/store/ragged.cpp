@@ -1,0 +1,51 @@
+// See ragged.hpp.
+#include "ragged.hpp"
+
+#include <algorithm>
+
+namespace moesweep::store {
+
+std::vector<std::int64_t> Ragged::shape(std::size_t row) const {
+  const auto first = shapes.begin() + static_cast<std::ptrdiff_t>(row * dimensions);
+  std::vector<std::int64_t> result(first, first + static_cast<std::ptrdiff_t>(dimensions));
+  if (std::all_of(result.begin(), result.end(), [](auto dimension) { return dimension == 0; })) result.clear();
+  return result;
+}
+
+std::vector<std::int64_t> read_offsets(hid_t file, const std::string& group, std::int64_t rows, std::int64_t elements) {
+  const auto d = describe(file, group + "/offsets");
+  auto offsets = read_numbers<std::int64_t>(file, d, DType::i64);
+  if (static_cast<std::int64_t>(offsets.size()) != rows + 1 || offsets.front() != 0 || offsets.back() != elements ||
+      !std::is_sorted(offsets.begin(), offsets.end()))
+    throw Error(ErrorKind::corrupt,
+                "dataset " + d.path + ": the offsets do not run from 0 to " + std::to_string(elements) + " over " + std::to_string(rows) + " trials");
+  return offsets;
+}
+
+Ragged read_places(hid_t file, const Description& data, std::int64_t rows) {
+  const auto group = data.path.substr(0, data.path.rfind('/'));
+  if (data.shape.size() != 1 || data.type.text_width > 0)
+    throw Error(ErrorKind::corrupt, "dataset " + data.path + ": it does not hold joined arrays");
+  Ragged ragged;
+  ragged.offsets = read_offsets(file, group, rows, data.rows());
+  const auto d = describe(file, group + "/shapes");
+  ragged.shapes = read_numbers<std::int64_t>(file, d, DType::i64);
+  if (d.shape.size() != 2 || d.shape[0] != rows || d.shape[1] < 1)
+    throw Error(ErrorKind::corrupt, "dataset " + d.path + ": it does not hold one shape per trial");
+  ragged.dimensions = static_cast<std::size_t>(d.shape[1]);
+  for (std::size_t i = 0; i < static_cast<std::size_t>(rows); ++i)
+    if (product(std::span(ragged.shapes).subspan(i * ragged.dimensions, ragged.dimensions)) != ragged.offsets[i + 1] - ragged.offsets[i])
+      throw Error(ErrorKind::corrupt, "dataset " + d.path + ": the shape of row " + std::to_string(i) + " does not fit its offsets");
+  return ragged;
+}
+
+std::vector<std::string> read_ragged_texts(hid_t file, const std::string& group, std::int64_t rows) {
+  const auto text = read_text(file, group + "/data");
+  const auto offsets = read_offsets(file, group, rows, static_cast<std::int64_t>(text.size()));
+  std::vector<std::string> texts;
+  for (std::size_t i = 0; i + 1 < offsets.size(); ++i)
+    texts.push_back(text.substr(static_cast<std::size_t>(offsets[i]), static_cast<std::size_t>(offsets[i + 1] - offsets[i])));
+  return texts;
+}
+
+}  // namespace moesweep::store
