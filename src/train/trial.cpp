@@ -1,10 +1,6 @@
 // See include/moesweep/train/trial.hpp.
 #include "moesweep/train/trial.hpp"
 
-#include <ATen/ATen.h>
-#include <ATen/Parallel.h>
-#include <malloc.h>
-
 #include <cmath>
 
 #include "moesweep/comm/watchdog.hpp"
@@ -12,14 +8,6 @@
 #include "trainer.hpp"
 
 namespace moesweep::train {
-
-void prepare_process(std::int64_t threads) {
-  at::set_num_threads(static_cast<int>(threads));
-  // Large tensors come and go each step: keep their pages instead of faulting them anew.
-  mallopt(M_MMAP_MAX, 0);
-  mallopt(M_TRIM_THRESHOLD, 1 << 30);
-  mallopt(M_TOP_PAD, 64 << 20);
-}
 
 store::TrialRecord run_trial(const TrialConfig& config, const data::Source& source, const comm::Communicator& gang, const RunOptions& options) {
   if (gang.size() != config.ranks())
