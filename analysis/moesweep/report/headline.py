@@ -23,6 +23,12 @@ GREEDY_LOSS = "greedy.loss"
 TIMES_SPREAD = 2.0
 SLIGHT_SHARE = 0.05
 
+PHRASES = {
+    "depends": "it depends on scope",
+    "slightly": "it depends only slightly on scope",
+    "hardly": "it hardly depends on scope",
+    "unknown": "one seed a scope says nothing",
+}
 SCOPE_WORDS = {
     "sequence": "each sequence",
     "micro_batch": "each micro-batch",
@@ -155,27 +161,54 @@ def _main(effects: list[ScopeEffect]) -> ScopeEffect:
     return min(effects, key=lambda e: (math.isnan(e.loss), e.loss if not math.isnan(e.loss) else 0.0))
 
 
+def words(name: str) -> str:
+    """A config value as people say it."""
+    return name.replace("micro_batch", "micro-batch").replace("_", " ")
+
+
+def _verdicts(effects: dict[str, ScopeEffect]) -> str:
+    """The verdict on every method in one sentence."""
+    by: dict[str, list[str]] = {"depends": [], "slightly": [], "hardly": [], "unknown": []}
+    for method, effect in effects.items():
+        by[effect.verdict].append(words(method))
+    forms = {
+        "depends": "depends on the balancing scope with {}",
+        "slightly": "depends only slightly on the balancing scope with {}",
+        "hardly": "hardly depends on the balancing scope with {}",
+    }
+    short = {"slightly": "only slightly with {}", "hardly": "hardly with {}"}
+    parts: list[str] = []
+    for verdict, form in forms.items():
+        if by[verdict]:
+            parts.append((short[verdict] if parts else form).format(_joined(by[verdict])))
+    if parts:
+        return f"How far experts specialise {', '.join(parts)}."
+    moved = ", ".join(f"{number(effect.range)} with {words(method)}" for method, effect in effects.items())
+    return f"Expert purity moves over the balancing scopes by {moved}; with one seed a scope there is no spread to judge it by."
+
+
 def _clause(method: str, effects: list[ScopeEffect]) -> str:
     """What one method does at the smallest size, over its settings."""
     shown = _main(effects)
     low, high = shown.lowest, shown.highest
-    place = f", at {', '.join(f'{axis} {value}' for axis, value in shown.extra.items())}" if shown.extra else ""
+    extras = [f"{axis} {value}" for axis, value in shown.extra.items()]
     same = sum(effect.verdict == shown.verdict for effect in effects)
-    share = f", in {same} of {len(effects)} settings" if len(effects) > 1 else ""
-    if shown.verdict in ("depends", "slightly"):
-        size = " only slightly" if shown.verdict == "slightly" else ""
-        return (
-            f"With {method}, specialisation depends{size} on scope: expert purity is {number(high.mean)} balanced over"
-            f" {SCOPE_WORDS.get(high.scope, high.scope)} and {number(low.mean)} over {SCOPE_WORDS.get(low.scope, low.scope)}{place}{share}."
-        )
+    notes = [f"range {number(shown.range)}"]
+    notes.append("one seed a scope" if math.isnan(shown.spread) else f"spread over seeds {number(shown.spread)}")
+    if extras:
+        notes.append(f"at {', '.join(extras)}")
+    if len(effects) > 1:
+        notes.append(f"alike in {same} of {len(effects)} settings")
+    note = "; ".join(notes)
+    name = words(method)
+    name = name[0].upper() + name[1:]
     if shown.verdict == "hardly":
         return (
-            f"With {method} it hardly depends on scope: purity stays between {number(low.mean)} and {number(high.mean)}"
-            f" (range {number(shown.range)}, spread over seeds {number(shown.spread)}){place}{share}."
+            f"{name}: expert purity stays between {number(low.mean)} and {number(high.mean)} at every scope ({note})."
         )
     return (
-        f"With {method}, purity goes from {number(low.mean)} ({low.scope}) to {number(high.mean)} ({high.scope}){place};"
-        " with one seed a scope there is no spread to judge the range by."
+        f"{name}: expert purity is {number(high.mean)} balanced over {SCOPE_WORDS.get(high.scope, words(high.scope))}"
+        f" and {number(low.mean)} over {SCOPE_WORDS.get(low.scope, words(low.scope))} ({note})."
     )
 
 
@@ -193,11 +226,12 @@ def _scale_clause(effects: list[ScopeEffect]) -> str:
             continue
         a, b = _main(first), _main(last)
         holds = a.verdict == b.verdict and (a.verdict == "hardly" or a.highest.scope == b.highest.scope)
-        word = "the same" if holds else "different"
-        parts.append(
-            f"{word} for {method} (range over scopes {number(a.range)} at the smallest size, {number(b.range)} here)"
-        )
-    return f"At {large:.3g} times the parameters the answer is {'; '.join(parts)}." if parts else ""
+        ranges = f"range {number(b.range)}, {number(a.range)} at the smallest size"
+        word = "it is the same" if holds else PHRASES[b.verdict]
+        if not holds and b.verdict in ("depends", "slightly"):
+            word += f", purest over {SCOPE_WORDS.get(b.highest.scope, words(b.highest.scope))}"
+        parts.append(f"with {words(method)} {word} ({ranges})")
+    return f"At {large:.3g} times the parameters, {_joined(parts)}." if parts else ""
 
 
 def headline(table: pd.DataFrame, states: pd.Series[Any], axes: list[str], effects: list[ScopeEffect]) -> list[str]:
@@ -215,7 +249,8 @@ def headline(table: pd.DataFrame, states: pd.Series[Any], axes: list[str], effec
             by_method.setdefault(effect.method, []).append(effect)
         order = {"depends": 0, "slightly": 1, "unknown": 2, "hardly": 3}
         methods = sorted(by_method, key=lambda m: (order[_main(by_method[m]).verdict], -_main(by_method[m]).range))
-        sentences = [_clause(method, by_method[method]) for method in methods]
+        sentences = [_verdicts({method: _main(by_method[method]) for method in methods})]
+        sentences += [_clause(method, by_method[method]) for method in methods]
         scale = _scale_clause(effects)
         return sentences + ([scale] if scale else []) + _bounds(table)
     return _without_scope(table, axes) + _bounds(table)

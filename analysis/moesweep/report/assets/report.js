@@ -21,7 +21,7 @@
   const unique = (v) => [...new Set(v)];
   function short(x, digits = 3) {
     if (!known(x)) return "–";
-    if (x !== 0 && Math.abs(x) < 0.5 * 10 ** -digits) return x.toExponential(1).replace("-", "−");
+    if (x !== 0 && Math.abs(x) < 0.5 * 10 ** -digits) return (Math.abs(x) < 0.5 * 10 ** (-digits - 2) ? x.toExponential(1) : x.toFixed(digits + (Math.abs(x) < 0.5 * 10 ** (-digits - 1) ? 2 : 1))).replace("-", "−");
     return x.toFixed(digits).replace("-", "−");
   }
   const signed = (x, digits = 3) => known(x) && x > 0 ? "+" + short(x, digits) : short(x, digits);
@@ -32,7 +32,8 @@
   const times = (s) => "×" + Number(s.toPrecision(3));
   const own = (name) => state.reading === "greedy" && D.metrics["greedy." + name] ? "greedy." + name : name;
   const metric = (name, row) => D.metrics[name] ? D.metrics[name][row] : null;
-  const words = (s) => s === null || s === undefined ? "" : String(s).replaceAll("_", " ");
+  const words = (s) => s === null || s === undefined ? "" : String(s).replaceAll("micro_batch", "micro-batch").replaceAll("_", " ");
+  const label = (row) => words(T.method[row] === "none" ? T.label[row].replace(/^none/, "no balancing") : T.label[row]);
   const isDone = (row) => T.state[row] === "done";
 
   const SCOPED = unique(rows.filter((r) => T.scope[r] !== null).map((r) => T.method[r]));
@@ -122,7 +123,7 @@
     return area;
   }
   function endLabels(area, labels, x) {
-    const placed = apart(labels.map((l) => l.y), 16, area.top + 2, area.bottom);
+    const placed = apart(labels.map((l) => l.y), 16, area.top - 8, area.bottom);
     labels.forEach((l, i) => {
       if (Math.abs(placed[i] - l.y) > 5) make(area.svg, "path", { d: `M${x - 2},${l.y}L${x + 6},${placed[i]}`, stroke: l.colour, fill: "none", "stroke-opacity": .5 });
       make(area.svg, "text", { class: "label", x: x + 9, y: placed[i] + 4.5, style: `fill:${l.colour}` }, l.text);
@@ -154,15 +155,15 @@
     if (!EXTRAS.length) return;
     const tools = make(body, "div", { class: "tools" });
     for (const axis of EXTRAS) {
-      const label = make(tools, "label", {}, axis);
-      const select = make(label, "select", { "data-extra": axis });
+      const field = make(tools, "label", {}, axis);
+      const select = make(field, "select", { "data-extra": axis });
       for (const value of unique(rows.map((r) => T.extra[r][axis]))) make(select, "option", { value, selected: value === state.extra[axis] ? "" : null }, value);
       select.addEventListener("change", () => { state.extra[axis] = select.value; redraw(); });
     }
   }
   function trialTip(row, title, value, base) {
     const seed = T.seed[row] === null ? "" : ` · seed ${T.seed[row]}`;
-    return `${words(T.label[row])}${seed}\n${title} ${short(value, 4)}${base || ""}\ntrial ${T.id[row]}`;
+    return `${label(row)}${seed}\n${title} ${short(value, 4)}${base || ""}\ntrial ${T.id[row]}`;
   }
 
   const FIGURES = [["purity_expert", "Expert purity", "how far each expert serves one domain"], ["utilisation", "Utilisation", "how evenly experts are used"]];
@@ -170,8 +171,7 @@
     const values = rows.filter(isDone).map((r) => metric(own(metricName), r)).filter(known);
     if (!values.length) return [0, 1];
     const low = Math.min(...values), high = Math.max(...values);
-    if (metricName === "purity_expert") return [0, Math.max(1.02, high)];
-    return [Math.max(0, Math.floor((low - 0.04) * 10) / 10), Math.max(1.01, high)];
+    return [Math.min(0, low), Math.max(1.02, high)];
   }
   function chance(p) {
     if (rows.some((r) => isDone(r) && T.method[r] === "random" && inFacet(r, p))) return null;
@@ -183,9 +183,11 @@
     const id = own(metricName);
     const flat = D.methods.filter((m) => !SCOPED.includes(m));
     const scopes = D.scopes.filter((s) => rows.some((r) => isDone(r) && T.scope[r] === s));
-    const area = frame(parent, { height: 330, y: yRange(metricName), label: `${title} against balancing scope ${facetTitle(p)}` });
+    const narrow = parent.clientWidth < 430;
+    const area = frame(parent, { height: metricName === "utilisation" && FACETS.length > 1 ? 250 : 330, bottom: narrow ? 46 : 34, right: narrow ? 96 : 132, y: yRange(metricName), label: `${title} against balancing scope ${facetTitle(p)}` });
     const x = (i) => area.left + (area.right - area.left) * (scopes.length === 1 ? .5 : .1 + .8 * i / (scopes.length - 1));
-    scopes.forEach((s, i) => make(area.svg, "text", { class: "head", x: x(i), y: area.bottom + 22, "text-anchor": "middle" }, words(s)));
+    const tight = (area.right - area.left) / scopes.length < 95;
+    scopes.forEach((s, i) => (tight ? words(s).split(/[ -]/) : [words(s)]).forEach((part, k) => make(area.svg, "text", { class: "head", x: x(i), y: area.bottom + 20 + 15 * k, "text-anchor": "middle" }, part)));
     make(area.svg, "line", { class: "axis", x1: area.left, x2: area.right, y1: area.bottom, y2: area.bottom });
     const labels = [];
     for (const method of flat) {
@@ -195,7 +197,7 @@
       if (s) make(area.svg, "rect", { x: area.left, width: area.right - area.left, y: area.y(m + s), height: Math.max(.5, area.y(m - s) - area.y(m + s)), fill: colour(method), opacity: .12 });
       make(area.svg, "line", { x1: area.left, x2: area.right, y1: area.y(m), y2: area.y(m), stroke: colour(method), "stroke-width": 1.8, "stroke-dasharray": method === "random" ? "5 4" : method === "none" ? "1.5 3.5" : null, "stroke-linecap": "round", "data-method": method, "data-metric": id, "data-value": m });
       make(area.svg, "line", { x1: area.left, x2: area.right, y1: area.y(m), y2: area.y(m), stroke: "transparent", "stroke-width": 12, "data-tip": `${name(method)}\n${title} ${short(m, 4)}${s === null ? "" : " ± " + short(s, 4)} (${values.length} ${values.length === 1 ? "seed" : "seeds"})` });
-      labels.push({ y: area.y(m), colour: colour(method), text: name(method) });
+      labels.push({ y: area.y(m), colour: colour(method), text: narrow ? name(method).replace(" router", "") : name(method) });
     }
     const even = metricName === "purity_expert" ? chance(p) : null;
     if (even) {
@@ -237,7 +239,7 @@
     settings.forEach((setting, i) => {
       const mine = rows.filter((r) => isDone(r) && T.setting[r] === setting && known(metric(id, r)));
       const y = 16 + i * 26, values = mine.map((r) => metric(id, r)), m = mean(values), method = T.method[mine[0]];
-      const text = words(T.label[mine[0]]), room = Math.floor(left / 7.2);
+      const text = label(mine[0]), room = Math.floor(left / 7.2);
       make(svg, "text", { class: "head", x: left - 12, y: y + 4, "text-anchor": "end" }, text.length > room ? text.slice(0, room - 1) + "…" : text);
       make(svg, "line", { x1: x(range[0]), x2: x(m), y1: y, y2: y, stroke: colour(method), "stroke-opacity": .35, "stroke-width": 2 });
       mine.forEach((r, j) => mark(svg, method, x(values[j]), y, 3, { fill: colour(method), "fill-opacity": .35, "data-trial": T.id[r], "data-metric": id, "data-value": values[j], "data-tip": trialTip(r, title, values[j]) }));
@@ -273,7 +275,7 @@
       const mine = contrasts.filter((c) => Object.entries(c.effect.extra).every(([axis, value]) => state.extra[axis] === value))
         .sort((a, b) => D.methods.indexOf(a.effect.method) - D.methods.indexOf(b.effect.method) || D.scopes.indexOf(a.scope) - D.scopes.indexOf(b.scope) || (a.effect.parameters || 0) - (b.effect.parameters || 0));
       if (!mine.length) { make(body, "p", { class: "empty" }, "No pair of seeds for this choice."); return; }
-      const width = Math.max(260, body.clientWidth), narrow = width < 640, left = narrow ? 150 : 330, right = width - (narrow ? 60 : 190), height = 40 + mine.length * 28;
+      const width = Math.max(260, body.clientWidth), narrow = width < 640, left = narrow ? 150 : 330, right = width - (narrow ? 76 : 196), height = 40 + mine.length * 28;
       const ends = mine.flatMap((c) => [0, c.mean, ...c.values, c.low, c.high]).filter(known);
       const list = ticks(Math.min(...ends), Math.max(...ends), narrow ? 3 : 6), low = Math.min(Math.min(...ends), list[0]), high = Math.max(Math.max(...ends), list[list.length - 1]);
       const x = (v) => left + (v - low) / (high - low || 1) * (right - left);
@@ -297,7 +299,7 @@
   const gap = (base) => (D.metrics["gap_to_reference." + own(base)] ? "gap_to_reference." + own(base) : "gap_to_reference." + base);
   function columns() {
     const list = [
-      { key: "label", head: "router", text: (r) => words(T.label[r]) },
+      { key: "label", head: "router", text: (r) => label(r) },
       { key: "seed", head: "seed", text: (r) => T.seed[r] || "", value: (r) => T.seed[r] === null ? null : Number(T.seed[r]), number: true, perTrial: true },
     ];
     if (FACETS.length > 1) list.push({ key: "scale", head: "size", text: (r) => known(T.scale[r]) ? times(T.scale[r]) : "", value: (r) => T.scale[r], number: true });
@@ -313,7 +315,7 @@
     list.push({ key: "id", head: "trial", text: (r) => T.id[r], perTrial: true });
     return list;
   }
-  const haystack = rows.map((r) => [T.label[r], words(T.label[r]), T.id[r], T.state[r], T.reason[r], T.seed[r] === null ? "" : "seed=" + T.seed[r], ...Object.entries(D.axes).map(([axis, v]) => `${axis}=${v[r]}`)].join(" ").toLowerCase());
+  const haystack = rows.map((r) => [T.label[r], label(r), T.id[r], T.state[r], T.reason[r], T.seed[r] === null ? "" : "seed=" + T.seed[r], ...Object.entries(D.axes).map(([axis, v]) => `${axis}=${v[r]}`)].join(" ").toLowerCase());
   if (N) section("ranking", "Ranking", "Trials, ranked by greedy loss",
     "Loss is in nats per token over all domains of the validation set. Gaps are above 0 where a trial is worse than the reference router of equal other settings and seed. Click a column to sort, a trial for its settings and the command that reproduces it.",
     (body) => {
@@ -323,10 +325,10 @@
       const select = make(tools, "select", { id: "filter-state", "aria-label": "State" });
       make(select, "option", { value: "" }, "all states");
       for (const s of states) make(select, "option", { value: s, selected: s === state.only ? "" : null }, words(s));
-      const label = make(tools, "label");
-      const means = make(label, "input", { type: "checkbox", id: "means" });
+      const field = make(tools, "label");
+      const means = make(field, "input", { type: "checkbox", id: "means" });
       means.checked = state.means;
-      label.append("mean over seeds");
+      field.append("mean over seeds");
       const count = make(tools, "span", { id: "shown" });
       const box = make(body, "div", { class: "scroll" });
       const table = make(box, "table", { id: "trials" });
@@ -363,7 +365,7 @@
             const cell = make(line, "td", { class: c.number ? "number" : null });
             if (c.key === "label") { make(cell, "span", { class: "swatch", style: `color:${colour(T.method[first])}` }); cell.append(c.text(first)); continue; }
             if (c.key === "state") { make(cell, "span", { class: "state " + (isDone(first) ? "done" : "bad") }, c.text(first)); continue; }
-            if (c.key === "id") { make(cell, "code", {}, c.text(first).slice(0, 10)); continue; }
+            if (c.key === "id") { make(cell, "code", {}, c.text(first).slice(0, 8)); continue; }
             if (!c.metric) { cell.textContent = c.text(first); continue; }
             const v = number(c, item), all = item.rows.map((r) => c.value(r)).filter(known);
             cell.setAttribute("data-metric", c.metric);
@@ -416,7 +418,7 @@
   const withCurve = D.ranking.filter((r) => D.curves[r]);
   const SETTINGS = unique(withCurve.map((r) => T.setting[r])).map((s) => {
     const mine = withCurve.filter((r) => T.setting[r] === s), done = mine.filter(isDone), first = mine[0];
-    return { setting: s, rows: done.length ? done : mine, method: T.method[first], scope: T.scope[first], label: words(T.label[first]) + (FACETS.length > 1 && known(T.scale[first]) ? " · " + times(T.scale[first]) : "") };
+    return { setting: s, rows: done.length ? done : mine, method: T.method[first], scope: T.scope[first], extra: T.extra[first], scale: T.scale[first], label: label(first) + (FACETS.length > 1 && known(T.scale[first]) ? " · " + times(T.scale[first]) : "") };
   });
   function dash(s) { return s.method === "random" ? "5 4" : s.method === "none" ? "1.5 3.5" : DASHES[Math.max(0, D.scopes.indexOf(s.scope)) % 4]; }
   function startChips() {
@@ -445,6 +447,15 @@
     const c = D.curves[partner], i = (c.evaluation || []).indexOf(x);
     return i < 0 || !c[state.reading] ? null : c[state.reading][i];
   }
+  /** What sets a line apart from the others shown: method, scope, and the size and further axes only where they differ. */
+  function lineName(s, shown) {
+    const parts = [words(s.method === "none" ? "no balancing" : s.method)];
+    if (s.scope) parts.push(words(s.scope));
+    for (const axis of EXTRAS) if (unique(shown.map((o) => o.extra[axis])).length > 1) parts.push(s.extra[axis]);
+    if (unique(shown.map((o) => o.scale)).length > 1 && known(s.scale)) parts.push(times(s.scale));
+    const text = parts.join(" · ");
+    return text.length > 27 ? text.slice(0, 26) + "…" : text;
+  }
   function lossPanel(parent, series, points, label, options) {
     const drawn = series.map((s) => ({ s, points: points(s) })).filter((d) => d.points.length);
     if (!drawn.length) { make(parent, "p", { class: "empty" }, "Nothing recorded for this choice."); return; }
@@ -453,12 +464,12 @@
     let low = Math.min(...visible.map((p) => p[2])), high = Math.max(...visible.map((p) => p[3]));
     const pad = (high - low || .1) * .06;
     low -= pad; high += pad;
-    const area = frame(parent, { height: 340, y: [low, high], label, right: parent.clientWidth < 420 ? 120 : 168 });
+    const area = frame(parent, { height: 340, y: [low, high], label, right: parent.clientWidth < 420 ? 128 : 190 });
     const x = (v) => area.left + (v - x0) / (x1 - x0 || 1) * (area.right - area.left);
     const clip = make(area.svg, "clipPath", { id: options.id });
     make(clip, "rect", { x: area.left, y: area.top - 6, width: area.right - area.left + 4, height: area.bottom - area.top + 8 });
     for (const v of ticks(x0, x1, 4)) make(area.svg, "text", { x: x(v), y: area.bottom + 20, "text-anchor": "middle" }, v.toLocaleString("en-US").replaceAll(",", " "));
-    make(area.svg, "text", { x: area.right + 10, y: area.bottom + 20 }, "step");
+    make(area.svg, "text", { x: area.right + 22, y: area.bottom + 20 }, "step");
     make(area.svg, "line", { class: "axis", x1: area.left, x2: area.right, y1: area.bottom, y2: area.bottom });
     if (low < 0 && high > 0) make(area.svg, "line", { x1: area.left, x2: area.right, y1: area.y(0), y2: area.y(0), stroke: "var(--faint)" });
     const inside = make(area.svg, "g", { "clip-path": `url(#${options.id})` });
@@ -471,7 +482,7 @@
       make(inside, "path", { d, fill: "none", stroke: colour(s.method), "stroke-width": 2, "stroke-dasharray": dash(s) || null, "stroke-linejoin": "round", "data-setting": s.setting });
       if (options.dots) for (const q of p) make(inside, "circle", { cx: x(q[0]), cy: area.y(q[1]), r: 2.6, fill: colour(s.method) });
       make(inside, "path", { d, fill: "none", stroke: "transparent", "stroke-width": 12, "data-tip": `${s.label}\nat the end ${short(last[1], 4)}${last[4] > 1 ? ` (${short(last[2], 4)} to ${short(last[3], 4)} over ${last[4]} seeds)` : ""}` });
-      labels.push({ y: Math.max(area.top, Math.min(area.bottom, area.y(last[1]))), colour: colour(s.method), text: s.label.length > 24 ? s.label.slice(0, 23) + "…" : s.label });
+      labels.push({ y: Math.max(area.top, Math.min(area.bottom, area.y(last[1]))), colour: colour(s.method), text: lineName(s, series) });
     }
     endLabels(area, labels, area.right);
   }
@@ -479,9 +490,9 @@
     if (!state.chips) state.chips = startChips();
     const hasReference = rows.some((r) => isDone(r) && T.method[r] === "reference");
     if (hasReference) {
-      const tools = make(body, "div", { class: "tools" }), label = make(tools, "label"), box = make(label, "input", { type: "checkbox", id: "relative" });
+      const tools = make(body, "div", { class: "tools" }), field = make(tools, "label"), box = make(field, "input", { type: "checkbox", id: "relative" });
       box.checked = state.relative;
-      label.append("validation loss above the reference router's, paired by seed");
+      field.append("validation loss above the reference router's, paired by seed");
       box.addEventListener("change", () => { state.relative = box.checked; redraw(); });
     }
     const grid = make(body, "div", { class: "panels" });
@@ -527,17 +538,23 @@
     const width = Math.max(240, parent.clientWidth), left = Math.min(96, 12 + 7 * Math.max(...names.slice(0, domains).map((n) => n.length))), cell = (width - left) / experts, high = domains > 16 ? 9 : 13, top = 30;
     const height = top + domains * high + 4, uniform = load.reduce((a, b) => a + b, 0) / experts || 1, most = Math.max(...load) / uniform;
     const svg = make(parent, "svg", { viewBox: `0 0 ${width} ${height}`, height, role: "img", "aria-label": `Experts by domain, layer ${layer}` });
-    make(svg, "line", { class: "axis", x1: left, x2: width, y1: top - 3 - 22 / Math.max(most, 1), y2: top - 3 - 22 / Math.max(most, 1), "stroke-dasharray": "2 3" });
     if (first) make(svg, "text", { x: left - 6, y: top - 6, "text-anchor": "end", style: "font-size:11px" }, "load");
     names.slice(0, domains).forEach((n, d) => make(svg, "text", { x: left - 6, y: top + d * high + high - 2.5, "text-anchor": "end", style: "font-size:11px" }, n));
+    const even = top - 3 - 22 / Math.max(most, 1);
     order.forEach((e, i) => {
       const h = 22 * load[e] / uniform / Math.max(most, 1);
       make(svg, "rect", { x: left + i * cell + cell * .12, y: top - 3 - h, width: cell * .76, height: h, fill: "var(--faint)", "data-tip": `expert ${e}\nload ${short(load[e] / uniform, 2)} × uniform` });
       for (let d = 0; d < domains; d++) {
         const share = load[e] ? at(d, e) / load[e] : 0;
-        make(svg, "rect", { x: left + i * cell, y: top + d * high, width: Math.max(.5, cell - .6), height: high - .8, fill: `rgba(var(--heat), ${(.04 + .96 * share).toFixed(3)})`, "data-trial": T.id[row], "data-layer": layer, "data-domain": d, "data-expert": e, "data-value": at(d, e), "data-tip": `${names[d]} · expert ${e}\n${(100 * share).toFixed(1)} % of its slots (${at(d, e)} of ${load[e]})` });
+        make(svg, "rect", { x: left + i * cell, y: top + d * high, width: Math.max(.5, cell - .6), height: high - .8, fill: ramp(share), "data-trial": T.id[row], "data-layer": layer, "data-domain": d, "data-expert": e, "data-value": at(d, e), "data-tip": `${names[d]} · expert ${e}\n${(100 * share).toFixed(1)} % of its slots (${at(d, e)} of ${load[e]})` });
       }
     });
+    make(svg, "line", { x1: left, x2: width, y1: even, y2: even, stroke: "var(--ink)", "stroke-opacity": .65, "stroke-dasharray": "2 3" });
+  }
+  /** Colour of a share from 0 to 1: four stops of the theme, mixed evenly to the eye. */
+  function ramp(share) {
+    const at = Math.max(0, Math.min(1, share)) * 3, i = Math.min(2, Math.floor(at));
+    return `color-mix(in oklab, var(--h${i}), var(--h${i + 1}) ${((at - i) * 100).toFixed(1)}%)`;
   }
   if (heatRows.length) section("heat", "Experts", "Which domain each expert serves",
     "A column is an expert, coloured by where its slots come from: one dark cell is an expert of one domain, a pale column serves all. Experts are ordered by their main domain; the bars above are their load, with the dashed line at an even share.",
@@ -546,7 +563,7 @@
       const layers = Math.max(...state.heat.map((r) => D.heat[r].shape[0]));
       const tools = make(body, "div", { class: "tools" });
       if (layers > 1) {
-        const label = make(tools, "label", {}, "layer"), select = make(label, "select", { id: "heat-layer" });
+        const field = make(tools, "label", {}, "layer"), select = make(field, "select", { id: "heat-layer" });
         for (const l of ["all", ...Array(layers).keys()]) make(select, "option", { value: l, selected: String(l) === String(state.heatLayer) ? "" : null }, l === "all" ? "all" : String(l));
         select.addEventListener("change", () => { state.heatLayer = select.value; redraw(); });
       }
@@ -557,7 +574,7 @@
       const boxes = state.heat.map((row, slot) => {
         const box = make(grid, "div", { class: "panel" });
         const select = make(box, "select", { "data-slot": slot, "aria-label": "Trial" });
-        for (const r of heatRows) make(select, "option", { value: r, selected: r === row ? "" : null }, `${words(T.label[r])}${FACETS.length > 1 && known(T.scale[r]) ? " · " + times(T.scale[r]) : ""}${T.seed[r] === null ? "" : " · seed " + T.seed[r]}`);
+        for (const r of heatRows) make(select, "option", { value: r, selected: r === row ? "" : null }, `${label(r)}${FACETS.length > 1 && known(T.scale[r]) ? " · " + times(T.scale[r]) : ""}${T.seed[r] === null ? "" : " · seed " + T.seed[r]}`);
         select.addEventListener("change", () => { state.heat[slot] = Number(select.value); redraw(); });
         return box;
       });
@@ -593,10 +610,10 @@
       make(line, "td", { class: "number" }, f.rows.length);
       make(line, "td", { class: "wrap" }, f.reason || "–");
       const cell = make(line, "td", { class: "wrap" });
-      f.rows.slice(0, 4).forEach((r, i) => cell.append((i ? "; " : "") + words(T.label[r]) + (T.seed[r] === null ? "" : " seed " + T.seed[r])));
+      f.rows.slice(0, 4).forEach((r, i) => cell.append((i ? "; " : "") + label(r) + (T.seed[r] === null ? "" : " seed " + T.seed[r])));
       if (f.rows.length > 4) {
         const more = make(cell, "button", { type: "button", class: "plain" }, `and ${f.rows.length - 4} more`);
-        more.addEventListener("click", () => { more.remove(); f.rows.slice(4).forEach((r) => cell.append("; " + words(T.label[r]) + (T.seed[r] === null ? "" : " seed " + T.seed[r]))); });
+        more.addEventListener("click", () => { more.remove(); f.rows.slice(4).forEach((r) => cell.append("; " + label(r) + (T.seed[r] === null ? "" : " seed " + T.seed[r]))); });
       }
     }
   });
@@ -625,7 +642,7 @@
       const tbody = make(make(make(details, "div", { class: "scroll", style: "margin-top:8px" }), "table", { id: "commands" }), "tbody");
       for (const r of commands) {
         const line = make(tbody, "tr", { "data-trial": T.id[r] });
-        make(line, "td", {}, words(T.label[r]) + (T.seed[r] === null ? "" : " · seed " + T.seed[r]));
+        make(line, "td", {}, label(r) + (T.seed[r] === null ? "" : " · seed " + T.seed[r]));
         const cell = make(line, "td", { class: "wrap" });
         make(cell, "code", {}, T.command[r]);
         copyButton(cell, T.command[r]);

@@ -1,0 +1,423 @@
+"""The report in a real headless browser, offline: what it shows equals sweep.h5, it sorts and filters, and asks for nothing.
+
+Screenshots in light, dark and narrow go to the folder named by MOESWEEP_SCREENSHOTS, when it is set, to be looked at.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from results_writer import Trial, example, fail, metrics_of_counts, study, write_sweep
+from selenium import webdriver
+from selenium.webdriver.chrome.options import Options
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+
+from moesweep import Sweep, open_sweep
+from moesweep.report.headline import headline, judge, scope_effects
+from moesweep.report.page import write_page
+from moesweep.results import describe_trials
+
+KINDS = ["empty", "one", "quickstart", "failed", "scale", "large"]
+
+
+@pytest.fixture(scope="session")
+def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """sweep.h5 and report.html of every kind of example, by kind."""
+    folders: dict[str, Path] = {}
+    for kind in KINDS:
+        folder = tmp_path_factory.mktemp(kind)
+        write_sweep(folder / "sweep.h5", example(kind), name=kind)
+        with open_sweep(folder / "sweep.h5") as sweep:
+            write_page(sweep, folder / "report.html")
+        folders[kind] = folder
+    return folders
+
+
+class Browser:
+    """A headless browser without a network, with everything it logged."""
+
+    def __init__(self) -> None:
+        options = Options()
+        binary = shutil.which("chromium") or shutil.which("google-chrome")
+        driver = shutil.which("chromedriver")
+        if binary is None or driver is None:
+            pytest.fail("the report's test needs chromium and chromedriver: apt-get install chromium chromium-driver")
+        options.binary_location = binary
+        for argument in ("no-sandbox", "headless=new", "disable-gpu", "disable-dev-shm-usage", "hide-scrollbars"):
+            options.add_argument(f"--{argument}")
+        options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+        self.driver = webdriver.Chrome(options=options, service=Service(driver))
+        self.cdp("Network.enable")
+        self.cdp("Network.emulateNetworkConditions", offline=True, latency=0, downloadThroughput=0, uploadThroughput=0)
+
+    def cdp(self, command: str, **arguments: Any) -> Any:
+        return self.driver.execute_cdp_cmd(command, arguments)
+
+    def open(self, path: Path, width: int = 1280, dark: bool = False) -> None:
+        self.cdp(
+            "Emulation.setEmulatedMedia",
+            features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}],
+        )
+        self.cdp("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
+        self.logs()
+        self.driver.get(path.as_uri())
+
+    def run(self, script: str, *arguments: Any) -> Any:
+        return self.driver.execute_script(script, *arguments)
+
+    def find(self, selector: str) -> Any:
+        return self.driver.find_element(By.CSS_SELECTOR, selector)
+
+    def click(self, selector: str) -> None:
+        node = self.find(selector)
+        self.run("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", node)
+        node.click()
+
+    def logs(self) -> tuple[list[str], list[str]]:
+        """Console messages and URLs asked for, since the last call."""
+        console = [entry["message"] for entry in self.driver.get_log("browser")]
+        events = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
+        asked = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
+        return console, asked
+
+    def values(self, selector: str) -> list[tuple[str, str, float]]:
+        """(trial, metric, value) of every element that carries all three."""
+        script = "return [...document.querySelectorAll(arguments[0])].map(n => [n.dataset.trial, n.dataset.metric, n.dataset.value])"
+        return [(trial, metric, float(value)) for trial, metric, value in self.run(script, selector)]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    opened = Browser()
+    yield opened
+    opened.driver.quit()
+
+
+def frame(folder: Path) -> pd.DataFrame:
+    with open_sweep(folder / "sweep.h5") as sweep:
+        return sweep.trials.set_index("id")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (1280, True), (390, False)])
+def test_opens_offline_without_errors_or_requests(
+    browser: Browser, reports: dict[str, Path], kind: str, width: int, dark: bool
+) -> None:
+    page = reports[kind] / "report.html"
+    browser.open(page, width, dark)
+    for name in ("greedy", "training"):
+        if browser.run("return !document.getElementById('readings').hidden"):
+            browser.click(f"[data-reading={name}]")
+    console, asked = browser.logs()
+    assert console == []
+    assert [url for url in asked if not url.startswith("data:")] == [page.as_uri()]
+    assert browser.run("return document.documentElement.scrollWidth") <= width
+    # Light text on a dark page and the other way round, as the reader's own setting asks.
+    background = browser.run("return getComputedStyle(document.body).backgroundColor")
+    assert (sum(int(n) for n in re.findall(r"\d+", background)[:3]) < 200) == dark
+    folder = os.environ.get("MOESWEEP_SCREENSHOTS")
+    if folder:
+        height = browser.run("return document.documentElement.scrollHeight")
+        browser.cdp("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        browser.driver.save_screenshot(f"{folder}/{kind}-{'dark' if dark else 'light'}-{width}.png")
+
+
+def test_page_stays_small_at_500_trials(reports: dict[str, Path]) -> None:
+    assert len(frame(reports["large"])) == 500
+    assert (reports["large"] / "report.html").stat().st_size < 5_000_000
+
+
+def test_page_names_nothing_outside_itself(reports: dict[str, Path]) -> None:
+    text = (reports["quickstart"] / "report.html").read_text()
+    assert re.findall(r"(?:src|href)=\"(?!data:|#)[^\"]*\"", text) == []
+    assert set(re.findall(r"https?://[^\s\"'<]+", text)) <= {"http://www.w3.org/2000/svg"}
+
+
+@pytest.mark.parametrize("kind", ["quickstart", "failed", "scale", "large"])
+@pytest.mark.parametrize("reading", ["training", "greedy"])
+def test_table_shows_what_the_file_holds(browser: Browser, reports: dict[str, Path], kind: str, reading: str) -> None:
+    trials = frame(reports[kind])
+    browser.open(reports[kind] / "report.html")
+    browser.click(f"[data-reading={reading}]")
+    prefix = "greedy." if reading == "greedy" else ""
+    shown = browser.values("#trials td[data-value]")
+    for trial, metric, value in shown:
+        assert value == trials.loc[trial, metric], (trial, metric)
+    by_metric = {metric: sum(m == metric for _, m, _ in shown) for _, metric, _ in shown}
+    for metric in ("greedy.loss", "loss", f"{prefix}purity_expert", f"{prefix}utilisation"):
+        assert by_metric[metric] == trials[metric].notna().sum()
+    empty = browser.run(
+        "return [...document.querySelectorAll('#trials td[data-metric]:not([data-value])')].map(n => [n.dataset.trial, n.dataset.metric, n.textContent])"
+    )
+    for trial, metric, text in empty:
+        assert math.isnan(trials.loc[trial, metric])
+        assert text == "–"
+    # What a reader sees is the rounded value.
+    texts = browser.run(
+        "return [...document.querySelectorAll('#trials td[data-metric=\"greedy.loss\"][data-value]')].map(n => [n.textContent, n.dataset.value])"
+    )
+    assert all(text == f"{float(value):.4f}" for text, value in texts)
+
+
+@pytest.mark.parametrize("kind", ["quickstart", "scale", "one"])
+def test_figures_show_what_the_file_holds(browser: Browser, reports: dict[str, Path], kind: str) -> None:
+    trials = frame(reports[kind])
+    browser.open(reports[kind] / "report.html")
+    points = browser.values("#scope svg [data-trial]")
+    assert {metric for _, metric, _ in points} == {"purity_expert", "utilisation"}
+    for trial, metric, value in points:
+        assert value == trials.loc[trial, metric]
+    scoped = trials["routing.balance.method"] != "none"
+    assert len(points) == 2 * (scoped.sum() if kind != "one" else 1)
+    if kind == "one":
+        return
+    means = browser.run(
+        "return [...document.querySelectorAll('#scope [data-figure] svg [data-method]')].map(n => [n.dataset.method, n.dataset.scope || null, n.dataset.metric, n.closest('[data-figure]').dataset.parameters, Number(n.dataset.value)])"
+    )
+    assert len(means) == 2 * 9 * trials["parameters_total"].nunique()
+    for method, scope, metric, parameters, value in means:
+        mine = trials[trials["parameters_total"] == float(parameters)]
+        if scope is None:
+            mine = mine[mine["routing.select"] == (method if method != "none" else "top_k")]
+            mine = mine[mine["routing.balance.method"] == "none"]
+        else:
+            mine = mine[(mine["routing.balance.method"] == method) & (mine["routing.balance.scope"] == scope)]
+        assert len(mine) == 3
+        assert value == pytest.approx(mine[metric].mean(), rel=1e-14)
+
+
+def test_heat_maps_show_the_last_counts(browser: Browser, reports: dict[str, Path]) -> None:
+    browser.open(reports["quickstart"] / "report.html")
+    for reading in ("training", "greedy"):
+        browser.click(f"[data-reading={reading}]")
+        cells = browser.run(
+            "return [...document.querySelectorAll('#heat rect[data-value]')].map(n => [n.dataset.trial, Number(n.dataset.layer), Number(n.dataset.domain), Number(n.dataset.expert), Number(n.dataset.value)])"
+        )
+        assert len(cells) == 3 * 2 * 8 * 32
+        with open_sweep(reports["quickstart"] / "sweep.h5") as sweep:
+            for trial in {cell[0] for cell in cells}:
+                shown = np.zeros((2, 8, 32), dtype=np.int64)
+                for _, layer, domain, expert, value in (cell for cell in cells if cell[0] == trial):
+                    shown[layer, domain, expert] = value
+                counts = sweep.counts(trial, reading)
+                assert counts is not None
+                assert np.array_equal(shown, counts[-1])
+                prefix = "greedy." if reading == "greedy" else ""
+                purity = metrics_of_counts(counts)["purity_expert"][-1].mean()
+                number = browser.find(f'#heat b[data-trial="{trial}"][data-metric="{prefix}purity_expert"]')
+                assert float(number.get_attribute("data-value")) == pytest.approx(purity, rel=1e-12)
+    # Another trial in the first place.
+    select = browser.find("#heat select[data-slot='0']")
+    other = browser.run(
+        "const o = [...arguments[0].options].find(o => o.text.startsWith('reference')); return [o.value, o.text]",
+        select,
+    )
+    browser.run("arguments[0].value = arguments[1]; arguments[0].dispatchEvent(new Event('change'))", select, other[0])
+    assert float(browser.find("#heat b[data-metric='greedy.purity_expert']").get_attribute("data-value")) > 0.99
+
+
+def order(browser: Browser) -> list[str]:
+    return list(browser.run("return [...document.querySelectorAll('#trials tr.trial')].map(n => n.dataset.trial)"))
+
+
+def test_ranks_by_greedy_loss_and_sorts(browser: Browser, reports: dict[str, Path]) -> None:
+    trials = frame(reports["failed"])
+    browser.open(reports["failed"] / "report.html")
+    done = trials[trials["state"] == "done"]
+    ranked = list(done.sort_values("greedy.loss").index)
+    assert order(browser)[: len(done)] == ranked
+    assert len(order(browser)) == len(trials)
+    ranks = browser.run(
+        "return [...document.querySelectorAll('#trials tr.trial td:first-child')].map(n => n.textContent)"
+    )
+    assert ranks == [str(i + 1) for i in range(len(done))] + [""] * (len(trials) - len(done))
+    browser.click("[data-sort=purity_expert]")
+    shown = [done.loc[trial, "purity_expert"] for trial in order(browser)[: len(done)]]
+    assert shown == sorted(shown, reverse=True)
+    browser.click("[data-sort=purity_expert]")
+    shown = [done.loc[trial, "purity_expert"] for trial in order(browser)[: len(done)]]
+    assert shown == sorted(shown)
+    assert browser.find("th[aria-sort]").get_attribute("aria-sort") == "ascending"
+    assert set(order(browser)[len(done) :]) == set(trials[trials["state"] != "done"].index)
+
+
+def test_filters(browser: Browser, reports: dict[str, Path]) -> None:
+    trials = frame(reports["failed"])
+    browser.open(reports["failed"] / "report.html")
+    box = browser.find("#filter")
+    box.send_keys("aux_loss seed=2")
+    expected = trials[(trials["routing.balance.method"] == "aux_loss") & (trials["seed"] == 2)]
+    assert set(order(browser)) == set(expected.index)
+    assert browser.find("#shown").text == f"{len(expected)} of 27 trials"
+    box.clear()
+    box.send_keys("token store")
+    assert set(order(browser)) == set(trials[trials["reason"].str.contains("token store")].index)
+    browser.run("const f = document.getElementById('filter'); f.value = ''; f.dispatchEvent(new Event('input'))")
+    select = browser.find("#filter-state")
+    browser.run("arguments[0].value = 'failed'; arguments[0].dispatchEvent(new Event('change'))", select)
+    assert set(order(browser)) == set(trials[trials["state"] == "failed"].index)
+
+
+def test_means_over_seeds(browser: Browser, reports: dict[str, Path]) -> None:
+    trials = frame(reports["quickstart"])
+    browser.open(reports["quickstart"] / "report.html")
+    browser.click("#means")
+    cells = browser.run(
+        "return [...document.querySelectorAll('#trials tr.trial')].map(n => [n.children[1].textContent, Number(n.querySelector('[data-metric=\"greedy.loss\"]').dataset.value), n.querySelector('[data-metric=\"greedy.loss\"]').textContent])"
+    )
+    assert len(cells) == 9
+    assert [cell[1] for cell in cells] == sorted(cell[1] for cell in cells)
+    losses = trials[
+        (trials["routing.balance.method"] == "aux_loss") & (trials["routing.balance.scope"] == "micro_batch")
+    ]["greedy.loss"]
+    row = next(cell for cell in cells if cell[0] == "aux loss · micro-batch")
+    assert row[1] == pytest.approx(losses.mean(), rel=1e-14)
+    assert row[2] == f"{losses.mean():.4f} ± {losses.std(ddof=1):.4f}"
+
+
+def test_trial_opens_with_its_command(browser: Browser, reports: dict[str, Path]) -> None:
+    browser.open(reports["failed"] / "report.html")
+    trial = order(browser)[0]
+    browser.click(f"tr[data-trial='{trial}'] td")
+    assert browser.find("tr.detail code").text == f"moesweep train trials/{trial[:2]}/{trial}/config.yaml"
+    commands = browser.run(
+        "return [...document.querySelectorAll('#commands tr')].map(n => [n.dataset.trial, n.querySelector('code').textContent])"
+    )
+    trials = frame(reports["failed"])
+    assert dict(commands) == {
+        name: f"moesweep train trials/{name[:2]}/{name}/config.yaml"
+        for name in trials.index[trials["state"] != "pending"]
+    }
+
+
+def test_failures_are_grouped(browser: Browser, reports: dict[str, Path]) -> None:
+    trials = frame(reports["large"])
+    browser.open(reports["large"] / "report.html")
+    shown = browser.run(
+        "return [...document.querySelectorAll('#failure-table tbody tr')].map(n => [n.dataset.state, n.children[2].textContent, Number(n.dataset.count)])"
+    )
+    expected = trials[trials["state"] != "done"].groupby(["state", "reason"]).size()
+    assert {(state, "" if reason == "–" else reason): count for state, reason, count in shown} == dict(expected)
+    assert [count for _, _, count in shown] == sorted((count for _, _, count in shown), reverse=True)
+
+
+def test_provenance_is_shown(browser: Browser, reports: dict[str, Path]) -> None:
+    browser.open(reports["quickstart"] / "report.html")
+    assert browser.find("[data-provenance=command]").text == "mpirun -n 2 moesweep run configs/sweeps/quickstart.yaml"
+    assert browser.find("[data-provenance=host]").text == "node1, node2"
+    assert browser.find("[data-provenance=digest]").text == "0" * 64
+
+
+def test_further_axes_can_be_chosen(browser: Browser, reports: dict[str, Path]) -> None:
+    trials = frame(reports["large"])
+    browser.open(reports["large"] / "report.html")
+    select = browser.find("#scope select[data-extra='train.learning_rate']")
+    browser.run("arguments[0].value = '0.01'; arguments[0].dispatchEvent(new Event('change'))", select)
+    shown = {trial for trial, _, _ in browser.values("#scope svg [data-trial]")}
+    assert shown
+    assert set(trials.loc[sorted(shown), "train.learning_rate"]) == {0.01}
+
+
+def test_text_of_a_trial_cannot_break_the_page(browser: Browser, tmp_path: Path) -> None:
+    nasty = "</script><script>alert(1)</script> {{data}} & \u2028 'quoted'"
+    trials = study(seeds=1)
+    trials[0] = fail(trials[0], "failed", nasty)
+    write_sweep(tmp_path / "sweep.h5", trials, name="<b>{{script}}</b>")
+    with open_sweep(tmp_path / "sweep.h5") as sweep:
+        write_page(sweep, tmp_path / "report.html")
+    browser.open(tmp_path / "report.html")
+    assert browser.logs()[0] == []
+    assert browser.find("#sweep-name").text == "<b>{{script}}</b>"
+    assert browser.run("return document.querySelector('#failure-table tbody').rows[0].cells[2].textContent") == nasty
+
+
+# The sentence ---------------------------------------------------------------------------------------------------------
+
+
+def sentences(tmp_path: Path, trials: list[Trial]) -> list[str]:
+    write_sweep(tmp_path / "sweep.h5", trials)
+    with open_sweep(tmp_path / "sweep.h5") as sweep:
+        table = joined(sweep)
+        done = table[table["state"] == "done"]
+        return headline(done, table["state"], sweep.axes, scope_effects(done))
+
+
+def joined(sweep: Sweep) -> pd.DataFrame:
+    axes = [axis for axis in sweep.axes if axis != "seed"]
+    return pd.concat([describe_trials(sweep), sweep.trials[["state", *axes, *sweep.metrics]]], axis=1)
+
+
+def test_judgement() -> None:
+    assert judge(0.2, 0.01, 0.9) == "depends"
+    assert judge(0.03, 0.01, 0.9) == "slightly"
+    assert judge(0.02, 0.01, 0.9) == "hardly"
+    assert judge(0.0, 0.0, 0.9) == "hardly"
+    assert judge(0.2, math.nan, 0.9) == "unknown"
+
+
+def test_sentence_follows_the_numbers(tmp_path: Path) -> None:
+    said = sentences(tmp_path, study())
+    assert (
+        said[0] == "How far experts specialise depends on the balancing scope with aux loss, hardly with expert bias."
+    )
+    assert "the global batch" in said[1]
+    assert "each sequence" in said[1]
+    # The same study with the two methods' purities exchanged says the opposite.
+    trials = study()
+    other = {"aux_loss": "expert_bias", "expert_bias": "aux_loss"}
+    for trial in trials:
+        method = trial.axes["routing.balance.method"]
+        trial.axes["routing.balance.method"] = other.get(method, method)
+    assert sentences(tmp_path, trials)[0] == (
+        "How far experts specialise depends on the balancing scope with expert bias, hardly with aux loss."
+    )
+
+
+def test_sentence_numbers_are_the_means(tmp_path: Path) -> None:
+    trials = study()
+    cells = {
+        scope: np.mean(
+            [
+                trial.metrics["purity_expert"]
+                for trial in trials
+                if trial.axes["routing.balance.method"] == "aux_loss" and trial.axes["routing.balance.scope"] == scope
+            ]
+        )
+        for scope in ("sequence", "global_batch")
+    }
+    said = sentences(tmp_path, trials)[1]
+    assert f"{cells['global_batch']:.3f} balanced over the global batch" in said
+    assert f"{cells['sequence']:.3f} over each sequence" in said
+    assert f"range {cells['global_batch'] - cells['sequence']:.3f}" in said
+
+
+def test_sentence_at_two_sizes(tmp_path: Path) -> None:
+    said = " ".join(sentences(tmp_path, study({64: 574_000.0, 256: 20_090_000.0})))
+    assert "At 35 times the parameters" in said
+    assert "with aux loss it is the same" in said
+
+
+def test_sentence_without_scopes_seeds_or_results(tmp_path: Path) -> None:
+    trials = study()
+    one_scope = [t for t in trials if t.axes["routing.balance.scope"] == "global_batch"]
+    assert sentences(tmp_path, one_scope)[0].startswith("The routing method moves expert purity most")
+    one_seed = [t for t in trials if t.axes["seed"] == "1"]
+    assert "one seed a scope" in sentences(tmp_path, one_seed)[0]
+    failed = [fail(t, "failed", "no data") for t in trials[:3]] + [fail(t, "pending", "") for t in trials[3:5]]
+    assert sentences(tmp_path, failed) == ["No trial has finished yet: 3 failed and 2 pending."]
+    assert sentences(tmp_path, []) == ["The sweep has no trials."]
+    for trial in trials:
+        trial.metrics = {"loss": trial.metrics["loss"]}
+    assert sentences(tmp_path, trials)[0] == "27 trials have finished; none recorded expert purity."
