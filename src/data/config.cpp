@@ -17,7 +17,7 @@ void DataConfig::list(FieldList& fields) {
   fields.add("kind", kind, "a token store made by moesweep-data, or synthetic Markov domains");
   fields.add("store", store, "folder of the token store, below $MOESWEEP_DATA unless absolute").execution();
   fields.add("domains", domains, "names of the domains, in the order of their numbers");
-  fields.add("sources", sources, "one per domain: debian:PACKAGE, or a path or glob of text files (.txt, .jsonl, .gz)");
+  fields.add("sources", sources, "one per domain: debian:PACKAGE, a path or glob of text files (.txt, .jsonl, .gz), megatron:PREFIX or npy:FILE");
   fields.add("tokenizer", tokenizer, "bytes, bpe (byte-level, trained on equal bytes a domain), or the path of a tokenizer.json");
   fields.add("vocabulary", vocabulary, "pieces of the tokenizer").at_least(2).at_most(4194304);
   fields.add("sequence_length", sequence_length, "tokens of a training sequence").at_least(2).in_unit("tokens");

@@ -25,7 +25,7 @@ struct DataConfig {
   DataKind kind = DataKind::synthetic;
   std::string store;                 ///< folder of the token store, below $MOESWEEP_DATA unless absolute
   std::vector<std::string> domains;  ///< names, in the order of their numbers
-  std::vector<std::string> sources;  ///< one per domain: `debian:PACKAGE`, or paths and globs of text files
+  std::vector<std::string> sources;  ///< one per domain: `debian:PACKAGE`, a path or glob of text files, `megatron:PREFIX` or `npy:FILE`
   std::string tokenizer = "bpe";     ///< `bytes`, `bpe`, or the path of a tokenizer.json
   std::int64_t vocabulary = 256;
   std::int64_t sequence_length = 64;
