@@ -315,7 +315,9 @@ def test_failures_are_grouped(browser: Browser, reports: dict[str, Path]) -> Non
 
 def test_provenance_is_shown(browser: Browser, reports: dict[str, Path]) -> None:
     browser.open(reports["quickstart"] / "report.html")
-    assert browser.find("[data-provenance=command]").text == "mpirun -n 2 moesweep run configs/sweeps/quickstart.yaml"
+    assert browser.find("[data-provenance=command_line]").text == "moesweep run configs/sweeps/quickstart.yaml"
+    assert browser.find("[data-provenance='environment.OMP_NUM_THREADS']").text == "1"
+    assert browser.find("[data-provenance=start]").text == "3 values, 2025-03-01T10:01:00Z to 2025-03-01T10:03:00Z"
     assert browser.find("[data-provenance=host]").text == "node1, node2"
     assert browser.find("[data-provenance=digest]").text == "0" * 64
 

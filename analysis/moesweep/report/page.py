@@ -23,6 +23,8 @@ from moesweep.results.sweep import READINGS, Sweep
 #: Bytes that routing counts and curves may take in the page; what ranks lowest is left out, and the page says so.
 HEAT_BUDGET_BYTES = 2_400_000
 CURVE_BUDGET_NUMBERS = 60_000
+#: What a reader looks for first among the trials' provenance.
+PROVENANCE_FIRST = ["command_line", "version", "git", "host", "ranks", "start", "end", "data_digest"]
 
 
 def build_page(sweep: Sweep) -> str:
@@ -278,22 +280,18 @@ def _flat(value: Any, path: str = "") -> dict[str, str]:
 
 def _provenance(sweep: Sweep) -> dict[str, Any]:
     """The aggregate's own provenance, and what the trials' say: keys alike in all, and keys that vary."""
-    collected: dict[str, dict[str, int]] = {}
+    collected: dict[str, set[str]] = {}
     with_any = 0
     for trial in sweep.ids:
         flat = _flat(sweep.provenance(trial))
         with_any += bool(flat)
         for key, text in flat.items():
-            values = collected.setdefault(key, {})
-            values[text] = values.get(text, 0) + 1
-    rows = [
-        {
-            "key": key,
-            "values": sorted(values)[:1] + sorted(values)[-1:] if len(values) > 4 else sorted(values),
-            "distinct": len(values),
-        }
-        for key, values in sorted(collected.items())
-    ]
+            collected.setdefault(key, set()).add(text)
+    rows = []
+    for key in sorted(collected, key=lambda k: (PROVENANCE_FIRST.index(k) if k in PROVENANCE_FIRST else 99, k)):
+        values = sorted(collected[key])
+        few = len(values) <= (2 if key in ("start", "end") else 4)
+        rows.append({"key": key, "values": values if few else [values[0], values[-1]], "distinct": len(values)})
     return {
         "file": [
             ["file", sweep.path.name],

@@ -4,7 +4,7 @@
   const D = JSON.parse(document.getElementById("data").textContent);
   const T = D.trials, N = T.id.length;
   const rows = [...Array(N).keys()];
-  const state = { reading: "training", extra: {}, chips: null, relative: false, heat: null, heatLayer: "all", sort: null, ascending: true, words: "", only: "", means: false, open: new Set() };
+  const state = { reading: "training", extra: {}, chips: null, relative: false, heat: null, heatLayer: null, sort: null, ascending: true, words: "", only: "", means: false, open: new Set() };
 
   // ---- small tools ---------------------------------------------------------------------------------------------------
   const SVG = "http://www.w3.org/2000/svg";
@@ -561,10 +561,11 @@
     (body) => {
       if (!state.heat) state.heat = startHeat();
       const layers = Math.max(...state.heat.map((r) => D.heat[r].shape[0]));
+      if (state.heatLayer === null) state.heatLayer = layers > 3 ? "ends" : "all";
       const tools = make(body, "div", { class: "tools" });
       if (layers > 1) {
         const field = make(tools, "label", {}, "layer"), select = make(field, "select", { id: "heat-layer" });
-        for (const l of ["all", ...Array(layers).keys()]) make(select, "option", { value: l, selected: String(l) === String(state.heatLayer) ? "" : null }, l === "all" ? "all" : String(l));
+        for (const l of [...(layers > 3 ? ["ends"] : []), "all", ...Array(layers).keys()]) make(select, "option", { value: l, selected: String(l) === String(state.heatLayer) ? "" : null }, l === "ends" ? "first and last" : String(l));
         select.addEventListener("change", () => { state.heatLayer = select.value; redraw(); });
       }
       const key = make(tools, "span", { class: "scale-key" }, "0 %");
@@ -587,13 +588,11 @@
           make(line, "b", { "data-trial": T.id[row], "data-metric": own(id), "data-value": known(v) ? v : null }, short(v));
           line.append("  ");
         }
-        let shown = state.heatLayer === "all" ? [...Array(count).keys()] : [Number(state.heatLayer)].filter((l) => l < count);
-        if (state.heatLayer === "all" && count * domains * experts > 8000) shown = unique([0, count - 1]);
+        const shown = state.heatLayer === "all" ? [...Array(count).keys()] : state.heatLayer === "ends" ? unique([0, count - 1]) : [Number(state.heatLayer)].filter((l) => l < count);
         for (const l of shown) {
           if (count > 1) make(boxes[slot], "p", { class: "layer" }, `layer ${l}`);
           heatMap(boxes[slot], row, l, counts, domains, experts, true);
         }
-        if (shown.length < count && state.heatLayer === "all") make(boxes[slot], "p", { class: "layer" }, `first and last of ${count} layers; choose one above`);
       });
       make(body, "p", { class: "caption" }, `Last evaluation, ${state.reading} reading.${D.heat_left_out ? ` To keep the page small, the maps of ${D.heat_left_out} lower-ranked trials are left out; the file has them.` : ""}`);
     });
@@ -632,7 +631,7 @@
         make(line, "td", { class: "wrap", "data-provenance": k }, v);
       }
     };
-    const span = (v) => v.distinct === 1 ? v.values[0] : v.distinct <= 4 ? v.values.join(", ") : `${v.distinct} values, ${v.values[0]} to ${v.values[v.values.length - 1]}`;
+    const span = (v) => v.distinct === 1 ? v.values[0] : v.values.length === v.distinct ? v.values.join(", ") : `${v.distinct} values, ${v.values[0]} to ${v.values[v.values.length - 1]}`;
     put("Sweep", D.provenance.file.filter(([, v]) => v !== ""));
     if (D.provenance.trials.length) put(`Trials (${D.provenance.trials_with_provenance} ran)`, D.provenance.trials.map((v) => [v.key, span(v)]));
     const commands = D.ranking.filter((r) => T.command[r]);
