@@ -132,7 +132,7 @@ const Key* Keys::find(std::string_view path) const {
 }
 
 Json convert(const Field& field, const Node& node, const std::string& path) {
-  if (field.may_be_none && node.is_scalar() && !node.quoted && node.text == "none") return nullptr;
+  if (field.may_be_none && node.is_scalar() && node.text == "none") return nullptr;  // quoted too: JSON knows no other text
   Json value;
   if (field.type == FieldType::text_list) {
     if (!node.is_list()) fail_value(field, node, path);
@@ -196,7 +196,8 @@ void fail_unknown_key(const Mark& mark, const std::string& path, std::span<const
     for (const std::string& candidate : candidates)
       if (near.empty() && candidate.ends_with("." + name)) near = fmt::format(": did you mean '{}'?", candidate);
   if (near.empty()) near = did_you_mean(path, candidates);
-  fail(mark, fmt::format("unknown key '{}'{}", path, near), near.empty() ? "`moesweep schema --markdown` lists every key" : "");
+  fail(mark, fmt::format("unknown key '{}'{}", path, near),
+       near.empty() ? "`moesweep schema --markdown` lists every key; a group of sets is a key where `sets` names it" : "");
 }
 
 std::vector<std::string> split_path(std::string_view path) {

@@ -111,6 +111,15 @@ class Builder : public YAML::EventHandler {
   std::size_t nodes_ = 0;
 };
 
+/// Whether the line, from 0, begins with blanks that hold a tab.
+bool has_tab(const std::string& text, int line) {
+  std::istringstream in(text);
+  std::string words;
+  for (int i = 0; i <= line; ++i)
+    if (!std::getline(in, words)) return false;
+  return words.substr(0, words.find_first_not_of(" \t")).find('\t') != std::string::npos;
+}
+
 Node parse(const std::string& text, std::shared_ptr<const std::string> source, const Mark& fixed) {
   std::istringstream in(text);
   Builder builder(source, fixed);
@@ -120,7 +129,7 @@ Node parse(const std::string& text, std::shared_ptr<const std::string> source, c
     }
   } catch (const YAML::Exception& error) {
     const Mark mark = fixed.source ? fixed : Mark{source, error.mark.line + 1, error.mark.column + 1};
-    fail(mark, fmt::format("not valid YAML: {}", error.msg));
+    fail(mark, fmt::format("not valid YAML: {}", error.msg), has_tab(text, error.mark.line) ? "YAML indents by spaces, not by tabs" : "");
   }
   return builder.take();
 }
@@ -174,7 +183,11 @@ Node parse_yaml(const std::string& text, const std::string& source) { return par
 
 Node parse_override_value(const std::string& text, const Mark& mark) {
   if (text.empty() || std::string_view("[{\"'").find(text.front()) == std::string_view::npos) return make_scalar(text, mark);
-  return parse(text, mark.source, mark);
+  try {
+    return parse(text, mark.source, mark);
+  } catch (const Error& error) {
+    fail(mark, fmt::format("'{}' is not valid YAML", text), error.message());
+  }
 }
 
 }  // namespace moesweep::spec

@@ -1,0 +1,83 @@
+// Publishing of files: whole or not at all, and no temporary file left behind.
+#include "moesweep/core/publish.hpp"
+
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <csignal>
+#include <fstream>
+#include <iterator>
+
+#include "moesweep/core/error.hpp"
+
+namespace fs = std::filesystem;
+
+namespace moesweep {
+
+class Publish : public testing::Test {
+ protected:
+  void SetUp() override {
+    std::string name = (fs::temp_directory_path() / "moesweep-publish-XXXXXX").string();
+    ASSERT_NE(mkdtemp(name.data()), nullptr);
+    folder_ = name;
+  }
+  void TearDown() override { fs::remove_all(folder_); }
+  std::size_t files() const { return static_cast<std::size_t>(std::distance(fs::directory_iterator(folder_), fs::directory_iterator{})); }
+
+  fs::path folder_;
+};
+
+TEST_F(Publish, ReplacesTheOldFileAndLeavesNothingElse) {
+  const fs::path path = folder_ / "a.txt";
+  publish_text(path, "one");
+  EXPECT_EQ(read_text(path), "one");
+  const std::string bytes("two\n\0three", 10);
+  publish_text(path, bytes);
+  EXPECT_EQ(read_text(path), bytes);
+  EXPECT_EQ(files(), 1u);
+}
+
+TEST_F(Publish, TemporaryNamesDifferAndLieBesideTheFile) {
+  const fs::path path = folder_ / "a.txt", one = temporary_beside(path), two = temporary_beside(path);
+  EXPECT_NE(one, two);
+  EXPECT_EQ(one.parent_path(), folder_);
+  EXPECT_EQ(one.filename().string().front(), '.');
+}
+
+TEST_F(Publish, AnErrorNamesTheFileAndKeepsTheOld) {
+  const fs::path path = folder_ / "missing" / "a.txt";
+  try {
+    publish_text(path, "x");
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::io);
+    EXPECT_EQ(error.where(), path.string());
+  }
+  publish_text(folder_ / "b.txt", "old");
+  EXPECT_THROW(publish(folder_ / "none.tmp", folder_ / "b.txt"), Error);
+  EXPECT_EQ(read_text(folder_ / "b.txt"), "old");
+  fs::create_directory(folder_ / "taken");
+  EXPECT_THROW(publish_text(folder_ / "taken", "x"), Error);  // a folder of that name
+  EXPECT_THROW(read_text(folder_ / "none.txt"), Error);
+}
+
+TEST_F(Publish, AReaderSeesTheOldOrTheNewWholeFileWhileAWriterIsKilled) {
+  const fs::path path = folder_ / "a.txt";
+  publish_text(path, std::string(100'000, 'a'));
+  for (int round = 0; round < 20; ++round) {
+    const pid_t child = fork();
+    if (child == 0) {
+      for (char c = 'a';; c = c == 'z' ? 'a' : static_cast<char>(c + 1)) publish_text(path, std::string(100'000, c));
+    }
+    usleep(static_cast<useconds_t>(500 + 700 * round));
+    kill(child, SIGKILL);
+    waitpid(child, nullptr, 0);
+    const std::string text = read_text(path);
+    ASSERT_EQ(text.size(), 100'000u);
+    ASSERT_TRUE(std::ranges::all_of(text, [&](char c) { return c == text[0]; }));
+  }
+}
+
+}  // namespace moesweep
