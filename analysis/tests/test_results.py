@@ -107,6 +107,20 @@ def test_steps_frame_is_what_was_written(mixed: tuple[Path, list[Trial]]) -> Non
         assert np.allclose(mine["max_violation_global_batch"], expected, rtol=1e-15)
 
 
+def test_steps_that_lack_an_array_or_recorded_nothing(tmp_path: Path) -> None:
+    trials = study(seeds=1)[:3]
+    del trials[0].arrays["steps/z_loss"]
+    trials[1].arrays["steps/z_loss"] = np.zeros(0)
+    write_sweep(tmp_path / "sweep.h5", trials)
+    steps = moesweep.open_sweep(tmp_path / "sweep.h5").steps
+    missing = steps.groupby("id")["z_loss"].apply(lambda column: column.isna().all())
+    assert list(missing[[trial.id for trial in trials]]) == [True, True, False]
+    trials[1].arrays["steps/z_loss"] = np.zeros(7)
+    write_sweep(tmp_path / "sweep.h5", trials)
+    with pytest.raises(CorruptSweep, match="steps/z_loss has 7 steps"):
+        _ = moesweep.open_sweep(tmp_path / "sweep.h5").steps
+
+
 def test_evaluations_frame_is_what_was_written(mixed: tuple[Path, list[Trial]]) -> None:
     path, trials = mixed
     frame = moesweep.open_sweep(path).evaluations

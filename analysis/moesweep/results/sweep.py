@@ -235,7 +235,7 @@ class Sweep:
             else:
                 for row in range(len(self)):
                     values = ragged.of(row)
-                    if values is None:
+                    if values is None or values.size == 0:
                         continue
                     if len(values) != lengths[row]:
                         raise self._file.corrupt(
