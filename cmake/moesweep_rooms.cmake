@@ -14,7 +14,13 @@ function(moesweep_room name)
   endif()
 endfunction()
 
-# One precompiled torch header for all who use torch (it is some 700 MB on disk).
+# One precompiled torch header for all who use torch (it is some 700 MB on disk). It was made with -fPIC, so executables use that
+# in place of CMake's -fPIE.
 function(moesweep_use_torch_pch target)
+  get_target_property(type ${target} TYPE)
+  if(type STREQUAL EXECUTABLE)
+    set_target_properties(${target} PROPERTIES POSITION_INDEPENDENT_CODE OFF)
+    target_compile_options(${target} PRIVATE -fPIC)
+  endif()
   target_precompile_headers(${target} REUSE_FROM moesweep_torch_pch)
 endfunction()

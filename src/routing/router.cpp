@@ -49,10 +49,13 @@ bool LayerRouter::needs_whole_step() const {
   return false;
 }
 
-at::Tensor LayerRouter::choose(const Scores& scores, const at::Tensor& s) const {
+at::Tensor LayerRouter::choose(const Scores& scores) const {
   const TokenLayout& tokens = *scores.tokens;
+  const at::Tensor& logits = scores.logits;
   switch (config_.select) {
-    case Select::top_k: return top_k_indices(bias_.defined() ? s + bias_.to(s.scalar_type()) : s, config_.top_k);
+    case Select::top_k:
+      // Without a bias logits and scores have one order, and logits tell apart what a saturated score cannot.
+      return top_k_indices(bias_.defined() ? scores_of(logits, config_.score) + bias_.to(logits.scalar_type()) : logits, config_.top_k);
     case Select::random: return random_experts(tokens, layer_, experts_, config_.top_k);
     case Select::reference: break;
   }
@@ -61,7 +64,7 @@ at::Tensor LayerRouter::choose(const Scores& scores, const at::Tensor& s) const 
   const at::Tensor first = per_token(at::tensor(tokens.domain, at::kLong) * own, tokens).view({-1, 1});
   const at::Tensor allowed = first + at::arange(own, at::kLong);
   if (own == config_.top_k) return allowed;
-  return allowed.gather(1, top_k_indices(s.gather(1, allowed), config_.top_k));
+  return allowed.gather(1, top_k_indices(logits.gather(1, allowed), config_.top_k));
 }
 
 std::vector<Decision> LayerRouter::decide(std::span<const Scores> passes, bool training) {
@@ -69,9 +72,8 @@ std::vector<Decision> LayerRouter::decide(std::span<const Scores> passes, bool t
   std::vector<Decision> decisions(passes.size());
   std::vector<at::Tensor> plain(passes.size());  // the choice without bias, where a loss asks for it
   for (std::size_t p = 0; p < passes.size(); ++p) {
-    const at::Tensor s = scores_of(passes[p].logits, config_.score);
-    decisions[p].expert = choose(passes[p], s);
-    plain[p] = bias_.defined() && terms_.size() > 1 ? top_k_indices(s, config_.top_k) : decisions[p].expert;
+    decisions[p].expert = choose(passes[p]);
+    plain[p] = bias_.defined() && terms_.size() > 1 ? top_k_indices(passes[p].logits, config_.top_k) : decisions[p].expert;
     const Scope micro_batches(ScopeKind::micro_batch, *gang_);
     const TokenLayout& tokens = *passes[p].tokens;
     decisions[p].counts = count_slots(decisions[p].expert, per_token(micro_batches.unit_of_sequence(tokens), tokens), micro_batches.units(tokens),

@@ -8,9 +8,8 @@ at::Tensor scores_of(const at::Tensor& logits, Score score) {
 }
 
 at::Tensor probabilities_of(const at::Tensor& logits, Score score) {
-  if (score != Score::sigmoid) return at::softmax(logits, -1);
-  const at::Tensor s = at::sigmoid(logits);
-  return s / s.sum(-1, true);
+  // s / sum s through log s: exact also where every sigmoid underflows.
+  return at::softmax(score == Score::sigmoid ? at::log_sigmoid(logits) : logits, -1);
 }
 
 at::Tensor gate_weights(const at::Tensor& logits, const at::Tensor& expert, Score score, double scale) {

@@ -54,7 +54,7 @@ class LayerRouter {
     BalanceConfig config;
     Scope scope;
   };
-  at::Tensor choose(const Scores& scores, const at::Tensor& s) const;
+  at::Tensor choose(const Scores& scores) const;
 
   RoutingConfig config_;
   std::int64_t layer_, experts_, domains_;
