@@ -210,6 +210,7 @@ TEST_F(Merge, KeyValueReplacesTheKeyWhereverTheFileGivesIt) {
   // inside a file named in points too
   EXPECT_EQ(each(with_data("points: [{routing: router.yaml}, {routing: other.yaml}]\n", {"routing.top_k=1"}), kTopK), (Numbers{1, 1}));
   EXPECT_EQ(each(with_data("grid: {routing: [router.yaml, other.yaml]}\n", {"routing.top_k=1"}), kTopK), (Numbers{1, 1}));
+  EXPECT_EQ(only(with_data("points: [{routing: other.yaml}]\n", {"routing.balance.weight=0.5"})).routing.balance.weight, 0.5);
 }
 
 TEST_F(Merge, KeyListMakesAnAxisOfEveryBlockInPlaceOfOneOfThatName) {
