@@ -319,6 +319,7 @@ void write_sweep(const comm::Communicator& communicator, const std::filesystem::
         const auto units = write_arrays(communicator, file, rows);
         write_rows(communicator, file, rows, units);
       },
+      static_cast<std::int64_t>(header.name.size() + header.resolved.size() + header.provenance.size()),
       [&](hid_t file) {
         write_format(file, kSweepFormat);
         write_text(file, "header/name", header.name, "the sweep's name");

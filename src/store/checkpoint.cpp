@@ -43,6 +43,15 @@ void check_pieces(const comm::Communicator& communicator, const std::vector<Piec
 void write_checkpoint(const comm::Communicator& communicator, const std::filesystem::path& path, const std::string& header,
                       const std::vector<Piece>& pieces, const TrialRecord& record) {
   check_pieces(communicator, pieces);
+  RecordParts parts;
+  std::int64_t finish_bytes = static_cast<std::int64_t>(header.size());
+  communicator.agree(
+      [&] {
+        if (communicator.rank() != 0) return;
+        parts = parts_of(record, kRecordPrefix);
+        for (const auto& d : parts.descriptions) finish_bytes += static_cast<std::int64_t>(d.bytes()) + 8192;
+      },
+      "record of a checkpoint");
   write_together(
       communicator, path,
       [&](CollectiveFile& file) {
@@ -80,11 +89,11 @@ void write_checkpoint(const comm::Communicator& communicator, const std::filesys
         }
         send();
       },
+      finish_bytes,
       [&](hid_t file) {
         write_format(file, kCheckpointFormat);
         write_record_attributes(file, record);
         write_text(file, kHeaderPath, header, "what the checkpoint is of, JSON");
-        const auto parts = parts_of(record, kRecordPrefix);
         for (std::size_t i = 0; i < parts.bytes.size(); ++i) write_dataset(file, parts.descriptions[i], parts.bytes[i].data());
       });
 }

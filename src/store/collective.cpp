@@ -16,6 +16,8 @@ namespace {
 
 CollectiveStatistics statistics;
 
+// Upper bounds of what a file needs beside its data: at its start and per step of reservation, per dataset, per chunk.
+constexpr std::int64_t kFileBytes = std::int64_t{64} << 10, kDatasetBytes = 8192, kChunkBytes = 256;
 constexpr std::size_t kGrowingChunkBytes = std::size_t{256} << 10;
 
 /// Keeps the first failure of a row of collective calls, all of which must be made.
@@ -53,19 +55,38 @@ void append(std::vector<std::byte>& bytes, const void* data, std::size_t size) {
 CollectiveStatistics collective_statistics() { return statistics; }
 
 CollectiveFile::CollectiveFile(const comm::Communicator& communicator, const std::filesystem::path& path, const std::filesystem::path& shown)
-    : communicator_(communicator), path_(shown) {
+    : communicator_(communicator), temporary_(path), path_(shown) {
+  reserve_for(kFileBytes);  // before there is a file for HDF5 to close
+  reserved_bytes_ = 0;
   try {
     const comm::watchdog::Guard guard("creation of a shared file");
     communicator_.agree([&] { as_io(path_, [&] { file_ = h5::create_parallel_file(path, communicator_.native()); }); }, "creation of a shared file");
+    reserve_for(0);  // again, since creation cuts the file to nothing
   } catch (...) {
     abandon();
     throw;
   }
 }
 
+void CollectiveFile::reserve_for(std::int64_t more_bytes) {
+  needed_bytes_ += more_bytes;
+  if (needed_bytes_ <= reserved_bytes_) return;
+  reserved_bytes_ = needed_bytes_ + kFileBytes;
+  communicator_.agree(
+      [&] {
+        if (communicator_.rank() == 0) reserve(temporary_, path_, reserved_bytes_);
+      },
+      "reservation of disk space");
+}
+
 CollectiveFile::~CollectiveFile() {
   // Closing a shared file communicates, which unwinding must not: an open one is left to the end of the process.
   file_.release();
+}
+
+std::int64_t CollectiveFile::storage_bytes(const Dataset& dataset, std::int64_t rows) {
+  const std::int64_t chunks = (rows + dataset.chunk - 1) / dataset.chunk;
+  return chunks * (dataset.chunk * static_cast<std::int64_t>(dataset.description.row_bytes()) + kChunkBytes);
 }
 
 std::size_t CollectiveFile::add(const Description& description, bool growing, std::int64_t expected_rows) {
@@ -85,6 +106,9 @@ std::size_t CollectiveFile::add(const Description& description, bool growing, st
     creation.maximum = creation.shape;
     creation.maximum[0] = H5S_UNLIMITED;
   }
+  // HDF5 1.10 places the chunks of a shared file when a dataset is made or grows.
+  reserve_for(kDatasetBytes + 2 * static_cast<std::int64_t>(description.unit.size() + description.description.size()) +
+              (growing ? 0 : storage_bytes(dataset, description.rows())));
   communicator_.agree(
       [&] {
         as_io(path_, [&] {
@@ -159,6 +183,11 @@ void CollectiveFile::write_due(const std::vector<Fragment>& mine, bool all) {
                                                                                                   : std::max(whole, dataset.written));
   }
 
+  std::int64_t bytes = 0;
+  for (std::size_t d = 0; d < datasets_.size(); ++d)
+    if (datasets_[d].growing || datasets_[d].description.type.text_width > 0) bytes += storage_bytes(datasets_[d], limits[d] - datasets_[d].written);
+  reserve_for(bytes);
+
   // Rows that are due travel to the owners of their chunks; the others are kept.
   std::vector<std::vector<std::byte>> outgoing(static_cast<std::size_t>(communicator_.size()));
   std::vector<std::vector<Dataset::Kept>> kept(datasets_.size());
@@ -204,10 +233,10 @@ void CollectiveFile::write_due(const std::vector<Fragment>& mine, bool all) {
           std::memcpy(&envelope, received.data() + at, sizeof envelope);
           at += sizeof envelope;
           const auto d = static_cast<std::size_t>(envelope.dataset);
-          const std::size_t row = datasets_[d].description.row_bytes(), bytes = static_cast<std::size_t>(envelope.rows) * row;
+          const std::size_t row = datasets_[d].description.row_bytes(), length = static_cast<std::size_t>(envelope.rows) * row;
           const auto range = owned(d, limits[d], communicator_.rank());
-          std::memcpy(buffers[d].data() + static_cast<std::size_t>(envelope.first - range.first) * row, received.data() + at, bytes);
-          at += bytes;
+          std::memcpy(buffers[d].data() + static_cast<std::size_t>(envelope.first - range.first) * row, received.data() + at, length);
+          at += length;
           runs[d].emplace_back(envelope.first, envelope.first + envelope.rows);
         }
         for (std::size_t d = 0; d < datasets_.size(); ++d) {
@@ -307,7 +336,7 @@ std::string shared_digest(const comm::Communicator& communicator, const std::fil
 }
 
 void write_together(const comm::Communicator& communicator, const std::filesystem::path& path, const std::function<void(CollectiveFile&)>& fill,
-                    const std::function<void(hid_t)>& finish) {
+                    std::int64_t finish_bytes, const std::function<void(hid_t)>& finish) {
   const std::filesystem::path temporary = communicator.broadcast(temporary_beside(path).string(), 0, "temporary name");
   const auto on_first = [&](const std::function<void()>& work, const char* what) {
     communicator.agree(
@@ -329,6 +358,7 @@ void write_together(const comm::Communicator& communicator, const std::filesyste
     }
     on_first(
         [&] {
+          reserve(temporary, path, static_cast<std::int64_t>(std::filesystem::file_size(temporary)) + finish_bytes + 2 * kFileBytes);
           auto file = h5::open_file_to_change(temporary);
           finish(file.get());
           h5::flush(file.get());
@@ -338,6 +368,7 @@ void write_together(const comm::Communicator& communicator, const std::filesyste
     const auto digest = shared_digest(communicator, temporary, path);
     on_first(
         [&] {
+          reserve(temporary, path, static_cast<std::int64_t>(std::filesystem::file_size(temporary)) + kFileBytes);
           auto file = h5::open_file_to_change(temporary);
           h5::write_text_attribute(file.get(), "digest", digest);
           h5::flush(file.get());

@@ -62,10 +62,15 @@ class CollectiveFile {
   /// The rows of `dataset` that rank `rank` writes when the rows up to `limit` are due.
   Range owned(std::size_t dataset, std::int64_t limit, int rank) const;
   void write_due(const std::vector<Fragment>& mine, bool all);
+  /// An upper bound of what whole chunks for so many rows take.
+  static std::int64_t storage_bytes(const Dataset& dataset, std::int64_t rows);
+  /// Collective. Reserves disk for what is about to be written.
+  void reserve_for(std::int64_t more_bytes);
   std::vector<std::byte> exchange(const std::vector<std::vector<std::byte>>& outgoing) const;
 
   const comm::Communicator& communicator_;
-  std::filesystem::path path_;
+  std::filesystem::path temporary_, path_;
+  std::int64_t needed_bytes_ = 0, reserved_bytes_ = 0;
   h5::Handle file_;
   std::vector<Dataset> datasets_;
 };
@@ -76,10 +81,10 @@ std::pair<std::int64_t, std::int64_t> share_of(const comm::Communicator& communi
 /// Collective. The digest of a closed file; ranks share the reading. Messages name `shown`.
 std::string shared_digest(const comm::Communicator& communicator, const std::filesystem::path& path, const std::filesystem::path& shown);
 
-/// Collective. Makes `path` in one go: `fill` writes datasets together, `finish` adds the rest on rank 0 alone; then digest and publishing.
-/// On any rank's failure every rank throws, the temporary file goes and the old file stays.
+/// Collective. Makes `path` in one go: `fill` writes datasets together, `finish` adds the rest, at most `finish_bytes`, on rank 0 alone; then digest
+/// and publishing. On any rank's failure every rank throws, the temporary file goes and the old file stays.
 void write_together(const comm::Communicator& communicator, const std::filesystem::path& path, const std::function<void(CollectiveFile&)>& fill,
-                    const std::function<void(hid_t)>& finish);
+                    std::int64_t finish_bytes, const std::function<void(hid_t)>& finish);
 
 /// Collective. Throws an `internal` error everywhere when the ranks' texts differ.
 void require_same(const comm::Communicator& communicator, const std::string& text, const char* what);

@@ -298,6 +298,23 @@ void publish_or_remove(const std::filesystem::path& temporary, const std::filesy
   }
 }
 
+namespace {
+[[noreturn]] void fail_writing(const std::filesystem::path& path, int code) {
+  const bool full = code == ENOSPC || code == EDQUOT || code == EFBIG;
+  const std::string hint = full ? "the disk, the quota or a file size limit is full: free space, then run the same command again"
+                           : code == EROFS || code == EACCES ? "the folder is not writable: check its permissions, or choose another with --out"
+                           : code == ENOENT                  ? "the folder is not there"
+                                                             : "";
+  throw Error(ErrorKind::io, std::string("cannot write: ") + std::strerror(code), path.string(), hint);
+}
+}  // namespace
+
+void reserve(const std::filesystem::path& path, const std::filesystem::path& shown, std::int64_t bytes) {
+  const Descriptor descriptor{::open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0666)};
+  if (descriptor.file < 0) fail_writing(shown, errno);
+  if (bytes > 0 && ::fallocate(descriptor.file, 0, 0, bytes) != 0 && errno != EOPNOTSUPP && errno != ENOSYS) fail_writing(shown, errno);
+}
+
 void publish_bytes(const std::filesystem::path& path, std::span<const std::byte> bytes) {
   const auto temporary = temporary_beside(path);
   int code = 0;
@@ -314,12 +331,7 @@ void publish_bytes(const std::filesystem::path& path, std::span<const std::byte>
   if (code != 0) {
     std::error_code ignored;
     std::filesystem::remove(temporary, ignored);
-    const std::string hint = code == ENOSPC || code == EDQUOT || code == EFBIG
-                                 ? "the disk, the quota or a file size limit is full: free space, then run the same command again"
-                             : code == EROFS || code == EACCES ? "the folder is not writable: check its permissions, or choose another with --out"
-                             : code == ENOENT                  ? "the folder is not there"
-                                                               : "";
-    throw Error(ErrorKind::io, std::string("cannot write: ") + std::strerror(code), path.string(), hint);
+    fail_writing(path, code);
   }
   publish_or_remove(temporary, path);
 }

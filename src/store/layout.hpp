@@ -143,6 +143,9 @@ std::vector<std::byte> load_file(const std::filesystem::path& path);
 void require_hdf5(const std::filesystem::path& path);
 /// Writes, flushes and publishes; on failure the temporary file goes and the old file stays.
 void publish_bytes(const std::filesystem::path& path, std::span<const std::byte> bytes);
+/// Makes sure that the first `bytes` of an existing file have their place on the disk, so that HDF5 never meets a full one: it survives none.
+/// File systems that cannot reserve let it pass. `io` errors name `shown`.
+void reserve(const std::filesystem::path& path, const std::filesystem::path& shown, std::int64_t bytes);
 /// `publish`, removing the temporary file when that fails.
 void publish_or_remove(const std::filesystem::path& temporary, const std::filesystem::path& path);
 

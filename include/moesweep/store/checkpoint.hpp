@@ -14,9 +14,9 @@ namespace moesweep::store {
 
 /// This rank's part of a logical array: elements [first, first + count) of its row-major flattening; count may be 0.
 struct Piece {
-  std::string name;                 ///< `parameters/layers.0.router`, `moments/first/...`, `state/...`
+  std::string name;  ///< `parameters/layers.0.router`, `moments/first/...`, `state/...`
   DType type = DType::f32;
-  std::vector<std::int64_t> shape;  ///< of the whole logical array
+  std::vector<std::int64_t> shape;  ///< of the whole logical array; empty for a scalar
   std::int64_t first = 0, count = 0;
   const void* data = nullptr;
 };
@@ -27,7 +27,8 @@ struct Piece {
 void write_checkpoint(const comm::Communicator& communicator, const std::filesystem::path& path, const std::string& header,
                       const std::vector<Piece>& pieces, const TrialRecord& record);
 
-/// An open checkpoint; opening, reading and closing are collective over the communicator that opened it.
+/// An open checkpoint. Opening and reading are collective over the communicator that opened it, which must outlive the reader; opening
+/// checks the digest, ranks sharing the reading. Errors are the same on every rank. Closing communicates nothing.
 class CheckpointReader {
  public:
   CheckpointReader(const comm::Communicator& communicator, const std::filesystem::path& path);

@@ -15,28 +15,28 @@ namespace moesweep::store {
 /// A named array of any rank, row-major. `path` is its place in the file: `steps/loss`, `evaluations/purity_expert`, ...
 struct Array {
   std::string path;
-  DType type = DType::f64;             ///< f64, f32, i64, i32 or u8
-  std::vector<std::int64_t> shape;     ///< one entry per dimension; an empty dimension is allowed
-  std::vector<std::byte> bytes;        ///< product(shape) elements
-  std::string unit;                    ///< "nats per token", "1" for pure numbers
+  DType type = DType::f64;          ///< any; bf16 is meant for checkpoints
+  std::vector<std::int64_t> shape;  ///< one entry per dimension, at least one; a dimension of 0 is allowed
+  std::vector<std::byte> bytes;     ///< product(shape) elements
+  std::string unit;                 ///< "nats per token", "1" for pure numbers
   std::string description;
-  bool metric = false;                 ///< its first dimension is evaluations: the last row's mean is the trial's value of this metric
+  bool metric = false;  ///< its first dimension is evaluations: the last row's mean is the trial's value of this metric
 
-  std::int64_t elements() const;
+  std::int64_t elements() const;  ///< 0 for an array without dimensions, which stands for none
 };
 
 /// Makes an array from doubles; the shape's product must be the number of values.
 Array make_array(std::string path, std::vector<std::int64_t> shape, std::span<const double> values, std::string unit, std::string description,
                  bool metric = false);
-Array make_array(std::string path, std::vector<std::int64_t> shape, std::span<const std::int64_t> values, std::string unit,
-                 std::string description, bool metric = false);
+Array make_array(std::string path, std::vector<std::int64_t> shape, std::span<const std::int64_t> values, std::string unit, std::string description,
+                 bool metric = false);
 /// The values as doubles, whatever the stored type.
 std::vector<double> as_doubles(const Array& array);
 
 struct TrialRecord {
   std::string id;
   std::string state;       ///< `done`, `failed`, `diverged`, ...
-  std::string reason;      ///< a sentence when the state is not `done`
+  std::string reason;      ///< a sentence when the state is not `done`; at most 16,000 bytes are stored
   std::string config;      ///< the resolved config as JSON
   std::string provenance;  ///< JSON object: versions, host, command, start, end, seeds, data digest
   std::vector<Array> arrays;
