@@ -1,0 +1,27 @@
+// sweep.h5 from a sweep folder: every trial of the plan, finished or not.
+#pragma once
+
+#include <filesystem>
+
+#include "moesweep/comm/mpi.hpp"
+#include "moesweep/store/aggregate.hpp"
+#include "moesweep/train/config.hpp"
+
+namespace moesweep::launch {
+
+struct Aggregation {
+  std::filesystem::path file;
+  std::int64_t rows = 0, done = 0;
+};
+
+/// Collective over `world`: reads plan, journal and trial files of `sweep_folder` and writes `file` (empty: DIR/sweep.h5). The file's content
+/// does not depend on the number of ranks. Errors are those of `store`, on every rank.
+Aggregation aggregate(const comm::Communicator& world, const std::filesystem::path& sweep_folder, const std::filesystem::path& file = {});
+
+/// The value of every metric array of a trial: the mean of its last row, by the name after the first '/'.
+std::map<std::string, double> metrics_of(const store::TrialRecord& record);
+
+/// What must be equal between a trial and its reference-router trial: the identity without its `routing.*` keys.
+std::string comparison_key(const train::TrialConfig& config);
+
+}  // namespace moesweep::launch

@@ -1,0 +1,51 @@
+// A sweep folder: where its files lie, and plan.json, which fixes trials, gang layouts and data for every launch that shares the folder.
+#pragma once
+
+#include <filesystem>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "moesweep/core/json.hpp"
+#include "moesweep/plan/cost.hpp"
+#include "moesweep/spec/sweep.hpp"
+
+namespace moesweep::launch {
+
+std::filesystem::path trial_folder(const std::filesystem::path& sweep_folder, const std::string& id);  ///< DIR/trials/3f/3fa1c2...
+std::filesystem::path trial_file(const std::filesystem::path& sweep_folder, const std::string& id);    ///< its trial.h5
+/// `runs/NAME` for a sweep's name; a `config` error when the name would leave the folder or is empty.
+std::filesystem::path default_folder(const std::string& sweep_name);
+
+struct PlannedTrial {
+  std::string id;
+  train::TrialConfig config;
+  plan::TrialCost cost;
+  std::string data_digest;
+  bool removed = false;  ///< the sweep file of the latest launch no longer has it
+};
+
+/// plan.json.
+struct SweepPlan {
+  std::string name;
+  Json resolved;
+  Json provenance;  ///< of the launch that made the folder
+  std::vector<PlannedTrial> trials;
+
+  Json json() const;
+};
+
+SweepPlan plan_of_json(const Json& json);
+/// An `io` error with a hint when the folder holds no plan.json, `corrupt` when it cannot be read.
+SweepPlan read_plan(const std::filesystem::path& sweep_folder);
+
+/// Makes the folder's sweep.yaml and plan.json, or brings them up to date: new trials are added, missing ones are kept and marked, a gang
+/// layout given anew replaces the old one. A `data` error when a trial is there with another data digest. Called by one process at a time
+/// (a lock in the folder sees to it); nothing is written when nothing changes.
+SweepPlan prepare_folder(const std::filesystem::path& sweep_folder, const spec::Sweep& sweep, const Json& provenance,
+                         const std::function<std::string(const data::DataConfig&)>& digest_of_data);
+
+/// The values of `config` that differ from the defaults, execution fields included, as nested JSON that `load` reads back.
+Json difference_from_defaults(const train::TrialConfig& config);
+
+}  // namespace moesweep::launch

@@ -1,0 +1,64 @@
+// Drives a sweep on the ranks at hand: claims trials, runs them in gangs, publishes what they leave, resumes what an earlier launch left open.
+#pragma once
+
+#include <atomic>
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "moesweep/comm/mpi.hpp"
+#include "moesweep/data/source.hpp"
+#include "moesweep/launch/folder.hpp"
+#include "moesweep/plan/shard.hpp"
+#include "moesweep/spec/sweep.hpp"
+#include "moesweep/store/record.hpp"
+#include "moesweep/train/trial.hpp"
+
+namespace moesweep::launch {
+
+/// What launch does not know itself: how data is opened and a trial is run. Tests put their own in place.
+struct Runner {
+  std::function<std::unique_ptr<data::Source>(const data::DataConfig&)> open_data = data::open_source;
+  std::function<store::TrialRecord(const train::TrialConfig&, const data::Source&, const comm::Communicator& gang, const train::RunOptions&)>
+      run_trial;
+  std::string libtorch_version;
+};
+
+struct RunOptions {
+  std::filesystem::path folder;
+  plan::Shard shard;
+  std::vector<std::string> command_line;
+  double progress_seconds = 30.0;           ///< between a running trial's `progress` lines in the journal
+  const std::atomic<bool>* stop = nullptr;  ///< set by a signal; may be null
+  bool show_progress = true;                ///< a bar on a terminal, else lines
+};
+
+struct Outcome {
+  std::map<std::string, std::int64_t> states;  ///< trials of the sweep by where they stand now
+  std::int64_t ran = 0;                        ///< attempts that ended in this launch, all ranks
+  bool stopped = false;                        ///< asked to stop before everything was done
+};
+
+/// Collective over `world`. Every rank gives the same sweep and options. What happens to a trial is in the journal; a failure of the launch
+/// itself (folder not writable, another data digest) throws on every rank before the first trial starts. Later, a failure that other ranks
+/// cannot be told of ends the world (`comm::abort_world`); in a world of one rank it throws.
+Outcome run_sweep(const spec::Sweep& sweep, const RunOptions& options, const Runner& runner, const comm::Communicator& world);
+
+/// Collective over `gang`: one trial by itself into `folder` (config.yaml, log.txt, trial.h5, checkpoint.h5). Gives its record, on every rank.
+store::TrialRecord run_single(const train::TrialConfig& config, const std::filesystem::path& folder, const RunOptions& options, const Runner& runner,
+                              const comm::Communicator& gang);
+
+/// Sets a flag when SIGTERM, SIGINT or SIGUSR2 arrives, for the life of the object; a second SIGINT ends the process as usual.
+class StopSignals {
+ public:
+  StopSignals();
+  ~StopSignals();
+  StopSignals(const StopSignals&) = delete;
+  StopSignals& operator=(const StopSignals&) = delete;
+  const std::atomic<bool>& flag() const;
+};
+
+}  // namespace moesweep::launch

@@ -1,0 +1,157 @@
+// See attempt.hpp.
+#include "attempt.hpp"
+
+#include <fmt/core.h>
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <cmath>
+#include <fstream>
+#include <new>
+
+#include "moesweep/comm/watchdog.hpp"
+#include "moesweep/core/error.hpp"
+#include "moesweep/core/publish.hpp"
+#include "moesweep/launch/aggregate.hpp"
+#include "moesweep/launch/provenance.hpp"
+#include "moesweep/spec/sweep.hpp"
+
+namespace moesweep::launch {
+
+namespace fs = std::filesystem;
+
+const data::Source& Sources::of(const data::DataConfig& config) {
+  data::DataConfig copy = config;
+  auto& source = open_[canonical(fields_of(copy).dump())];
+  if (!source) source = runner_.open_data(config);
+  return *source;
+}
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+/// log.txt of a trial, appended to by each attempt.
+class TrialLog {
+ public:
+  explicit TrialLog(const fs::path& folder) : out_(folder / "log.txt", std::ios::app) {}
+  void line(const std::string& text) { out_ << utc_now() << ' ' << text << std::endl; }
+
+ private:
+  std::ofstream out_;
+};
+
+class LeaderObserver final : public train::Observer {
+ public:
+  LeaderObserver(TrialLog& log, const AttemptContext& context) : log_(log), context_(context) {}
+
+  void on_step(const train::StepReport& report) override {
+    const bool due = seconds_since(last_) >= context_.options.progress_seconds;
+    const std::int64_t tenth = std::max<std::int64_t>(report.steps / 10, 1);
+    if (due || report.step % tenth == 0)
+      log_.line(fmt::format("step {}/{} loss {:.6g} {:.0f} tokens/s", report.step, report.steps, report.loss, report.tokens_per_second));
+    if (!due) return;
+    last_ = Clock::now();
+    if (context_.on_progress) context_.on_progress(report);
+  }
+  void on_evaluation(std::int64_t step, double loss) override { log_.line(fmt::format("evaluation at step {}: validation loss {:.6g}", step, loss)); }
+  void on_checkpoint(std::int64_t step) override { log_.line(fmt::format("checkpoint at step {}", step)); }
+
+ private:
+  TrialLog& log_;
+  const AttemptContext& context_;
+  Clock::time_point last_ = Clock::now();
+};
+
+bool tells_of_memory(const std::string& text) {
+  constexpr std::array kSigns{"out of memory",          "not enough memory",      "can't allocate memory",
+                              "cannot allocate memory", "Cannot allocate memory", "std::bad_alloc"};
+  return std::ranges::any_of(kSigns, [&](const char* sign) { return text.find(sign) != std::string::npos; });
+}
+
+/// The first line of a message that may hold a stack trace.
+std::string first_line(const std::string& text) { return text.substr(0, text.find('\n')); }
+
+}  // namespace
+
+Ending attempt_trial(const std::string& id, const train::TrialConfig& config, const fs::path& folder, const comm::Communicator& gang,
+                     const AttemptContext& context) {
+  const bool leader = gang.rank() == 0;
+  const auto start = Clock::now();
+  const std::string started = utc_now();
+  std::optional<TrialLog> log;
+  std::optional<LeaderObserver> observer;
+  if (leader) {
+    std::error_code failure;
+    fs::create_directories(folder, failure);
+    if (failure) throw Error(ErrorKind::io, fmt::format("cannot make the trial's folder: {}", failure.message()), folder.string());
+    publish_text(folder / "config.yaml", spec::trial_yaml(config));
+    log.emplace(folder);
+    log->line(fmt::format("trial {} on {} rank{} of {}", id, gang.size(), gang.size() == 1 ? "" : "s", host_name()));
+    observer.emplace(*log, context);
+  }
+  comm::watchdog::set_timeout(config.comm.timeout_seconds);
+
+  Ending ending;
+  bool agreed = true;  // every rank of the gang knows of a failure
+  std::string details;
+  try {
+    const data::Source& source = context.sources.of(config.data);
+    if (!context.data_digest.empty() && source.digest() != context.data_digest)
+      throw Error(ErrorKind::data, fmt::format("the data has digest {:.12}, the sweep was planned with {:.12}", source.digest(), context.data_digest),
+                  "", "did the token store change meanwhile?");
+    train::RunOptions options;
+    options.folder = folder;
+    options.stop = context.options.stop;
+    options.observer = observer ? &*observer : nullptr;
+    ending.record = context.runner.run_trial(config, source, gang, options);
+    ending.state = ending.record.state;
+    ending.reason = ending.record.reason;
+  } catch (const std::bad_alloc&) {
+    ending.state = "out_of_memory";
+    ending.reason = "memory ran out";
+    agreed = false;
+  } catch (const std::exception& error) {
+    details = error.what();
+    const auto* known = dynamic_cast<const Error*>(&error);
+    // `Communicator::agree` throws on every rank, and says so by the prefix of its message.
+    agreed = known != nullptr && known->message().starts_with("[Rank ");
+    ending.state = tells_of_memory(details) ? "out_of_memory" : "failed";
+    ending.reason = known != nullptr && !known->where().empty() ? known->where() + ": " + known->message() : first_line(details);
+  }
+  ending.seconds = seconds_since(start);
+  if (gang.size() > 1 && !agreed) {
+    ending.reason = fmt::format("[Rank {}/{}] {}", gang.rank(), gang.size(), ending.reason);
+    if (context.on_culprit) context.on_culprit(ending);
+    comm::abort_world(static_cast<int>(ExitCode::mpi),
+                      fmt::format("trial {} {}: {}; the world ends, run the same command again to go on", id, ending.state, ending.reason));
+  }
+  if (!leader) return ending;
+
+  if (ending.state == "done" || ending.state == "diverged") {
+    Json facts = provenance(context.options.command_line, gang.size(), context.runner.libtorch_version);
+    facts["start"] = started;
+    facts["end"] = utc_now();
+    facts["seed"] = config.seed;
+    facts["data_digest"] = context.sources.of(config.data).digest();
+    ending.record.id = id;
+    ending.record.provenance = facts.dump(-1, ' ', false, Json::error_handler_t::replace);
+    if (ending.record.config.empty()) {
+      train::TrialConfig copy = config;
+      ending.record.config = canonical(fields_of(copy).dump());
+    }
+    store::write_trial(folder / "trial.h5", ending.record);
+    if (config.checkpoint.keep == train::Keep::none) {
+      std::error_code ignored;
+      fs::remove(folder / "checkpoint.h5", ignored);
+    }
+  }
+  log->line(ending.reason.empty() ? fmt::format("{} after {:.1f} s", ending.state, ending.seconds)
+                                  : fmt::format("{} after {:.1f} s: {}", ending.state, ending.seconds, details.empty() ? ending.reason : details));
+  return ending;
+}
+
+}  // namespace moesweep::launch

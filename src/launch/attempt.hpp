@@ -1,0 +1,49 @@
+// One attempt at one trial on one gang: from its config to how it ended.
+#pragma once
+
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "moesweep/launch/run.hpp"
+
+namespace moesweep::launch {
+
+struct Ending {
+  std::string state, reason;
+  double seconds = 0.0;
+  store::TrialRecord record;  ///< with arrays when the trial came to its end
+};
+
+/// Data sources of this process, each opened once.
+class Sources {
+ public:
+  explicit Sources(const Runner& runner) : runner_(runner) {}
+  const data::Source& of(const data::DataConfig& config);
+
+ private:
+  const Runner& runner_;
+  std::map<std::string, std::unique_ptr<data::Source>> open_;
+};
+
+/// What an attempt needs beside its config.
+struct AttemptContext {
+  const Runner& runner;
+  const RunOptions& options;
+  Sources& sources;
+  std::string data_digest;  ///< that the data must have; empty: any
+  /// Called about every options.progress_seconds on the leader.
+  std::function<void(const train::StepReport&)> on_progress;
+  /// Called on a rank of a gang whose failure the others cannot know, before the world is ended.
+  std::function<void(const Ending&)> on_culprit;
+};
+
+/// Collective over `gang`. Gives how it ended, on every rank alike; a failure of one rank alone in a gang of several ends the world. The leader
+/// writes config.yaml, log.txt and publishes trial.h5; failing to do so throws there.
+Ending attempt_trial(const std::string& id, const train::TrialConfig& config, const std::filesystem::path& folder, const comm::Communicator& gang,
+                     const AttemptContext& context);
+
+}  // namespace moesweep::launch

@@ -1,0 +1,29 @@
+// Claims: who runs which attempt of a trial. One folder made per attempt, at once and with its owner inside, so that two never hold the same.
+#pragma once
+
+#include <filesystem>
+#include <string>
+
+#include "moesweep/store/journal.hpp"
+#include "process.hpp"
+
+namespace moesweep::launch {
+
+struct Claim {
+  enum class Result { claimed, taken, ended };
+  Result result = Result::taken;
+  int attempt = 0;
+  std::string state;  ///< of an ended trial
+};
+
+/// Number of the last attempt made, 0 when there is none.
+int last_attempt(const std::filesystem::path& trial_folder);
+
+/// The owner of an attempt; a default one, which is nobody, when its claim cannot be read.
+Owner owner_of(const std::filesystem::path& trial_folder, int attempt);
+
+/// Tries to get the trial's next attempt for `me`. `taken`: somebody who lives, or who cannot be asked, runs it. `ended`: it needs no further
+/// attempt. An attempt whose owner is gone is closed in `journal`: as done when it left a valid trial.h5, else as crashed.
+Claim try_claim(const std::filesystem::path& sweep_folder, const std::string& id, const Owner& me, store::JournalWriter& journal);
+
+}  // namespace moesweep::launch

@@ -1,0 +1,32 @@
+// Processes: who owns a claim, and whether that owner still lives.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "moesweep/core/json.hpp"
+
+namespace moesweep::launch {
+
+/// A process, named so that another machine can ask for it later.
+struct Owner {
+  std::string launch, writer;
+  std::string host;
+  std::string boot;  ///< kernel boot id and process namespace: a process id means something only within them
+  std::int64_t process = 0;
+  std::int64_t started = 0;  ///< clock ticks after boot: tells a reused process id
+  std::string slurm_job, slurm_step, slurm_restarts;
+
+  Json json() const;
+  static Owner of_json(const Json& json);
+};
+
+/// This process as an owner.
+Owner this_process(const std::string& launch, const std::string& writer);
+
+enum class Life { alive, gone, unknown };
+
+/// Whether the owner still lives, seen from `me`: by launch, process id or Slurm. `unknown` when it cannot be asked from here.
+Life life_of(const Owner& owner, const Owner& me);
+
+}  // namespace moesweep::launch

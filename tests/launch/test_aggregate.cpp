@@ -1,0 +1,143 @@
+// The aggregate: a row for every planned trial, gaps to the reference router, and the same bytes whatever the number of ranks.
+#include "moesweep/launch/aggregate.hpp"
+
+#include <gtest/gtest.h>
+
+#include "fake.hpp"
+
+namespace moesweep::launch {
+namespace {
+
+using namespace testing;  // NOLINT: the fakes of this folder
+
+/// Seeds 1 and 2, each with the reference router, with balancing, and with one that fails.
+spec::Sweep study() {
+  spec::Sweep sweep;
+  sweep.name = "study";
+  sweep.resolved = {{"sweep", "study"}};
+  for (const std::int64_t seed : {1, 2})
+    for (const int kind : {0, 1, 2}) {
+      spec::Trial trial;
+      trial.config.seed = seed;
+      trial.config.data.domains = {"a"};
+      if (kind == 0) trial.config.routing.select = routing::Select::reference;
+      if (kind == 2) trial.config.routing.top_k = 2;
+      trial.id = train::id_of(trial.config);
+      sweep.trials.push_back(trial);
+    }
+  return sweep;
+}
+
+TEST(Aggregate, RowsAxesMetricsGapsAndOneDigest) {
+  const auto world = comm::Communicator::world();
+  const SharedFolder shared(world);
+  const fs::path folder = shared.path() / "sweep";
+  const auto sweep = study();
+  run_sweep(sweep, options_for(folder),
+            fake_runner(shared.path() / "marks",
+                        [](const auto& config, const auto&, const auto&, auto& record) {
+                          if (config.routing.top_k == 2) throw Error(ErrorKind::internal, "the gate fell off");
+                          if (config.routing.select == routing::Select::reference) {
+                            const std::vector<double> loss{9.0, 2.0}, purity{1.0, 1.0, 1.0, 1.0};
+                            record.arrays[1] = store::make_array("evaluations/loss", {2}, loss, "nats per token", "validation loss", true);
+                            record.arrays[2] = store::make_array("evaluations/purity_expert", {2, 2}, purity, "1", "purity", true);
+                          }
+                        }),
+            world);
+  world.barrier("run");
+  const Aggregation made = aggregate(world, folder);
+  EXPECT_EQ(made.file, folder / "sweep.h5");
+  EXPECT_EQ(made.rows, 6);
+  EXPECT_EQ(made.done, 4);
+  // Each rank by itself makes the same file.
+  const auto self = comm::Communicator::self();
+  const fs::path alone = shared.path() / ("alone" + std::to_string(world.rank()) + ".h5");
+  aggregate(self, folder, alone);
+  const auto verified = store::verify(made.file);
+  EXPECT_TRUE(verified.problems.empty());
+  EXPECT_EQ(verified.digest, store::verify(alone).digest);
+
+  const store::SweepFile file(made.file);
+  ASSERT_EQ(file.rows().size(), 6U);
+  for (const store::SweepRow& row : file.rows()) {
+    const Json config = Json::parse(row.config);
+    const double seed = config["seed"].get<double>();
+    EXPECT_EQ(row.axes.at("seed"), std::to_string(config["seed"].get<int>()));
+    EXPECT_EQ(row.axes.at("routing.select"), config["routing"]["select"].get<std::string>());
+    if (row.axes.at("routing.top_k") == "2") {
+      EXPECT_EQ(row.state, "failed");
+      EXPECT_EQ(row.reason, "the gate fell off");
+      const auto loss = row.metrics.find("loss");
+      EXPECT_TRUE(loss == row.metrics.end() || std::isnan(loss->second));
+      continue;
+    }
+    EXPECT_EQ(row.state, "done");
+    EXPECT_EQ(Json::parse(row.provenance)["seed"].get<double>(), seed);
+    if (row.axes.at("routing.select") == "reference") {
+      EXPECT_DOUBLE_EQ(row.metrics.at("gap_to_reference.loss"), 0.0);
+    } else {
+      const double purity = (0.25 + 0.75 / seed) / 2;
+      EXPECT_DOUBLE_EQ(row.metrics.at("loss"), 3.0 + seed);
+      EXPECT_DOUBLE_EQ(row.metrics.at("purity_expert"), purity);
+      EXPECT_DOUBLE_EQ(row.metrics.at("gap_to_reference.loss"), 1.0 + seed);
+      EXPECT_DOUBLE_EQ(row.metrics.at("gap_to_reference.purity_expert"), 1.0 - purity);
+    }
+  }
+  world.barrier("the test has looked");
+}
+
+TEST(Aggregate, TrialsThatNeverRanAreRowsToo) {
+  const auto world = comm::Communicator::world();
+  const SharedFolder shared(world);
+  const fs::path folder = shared.path() / "sweep";
+  world.agree(
+      [&] {
+        if (world.rank() == 0) prepare_folder(folder, study(), Json::object(), [](const data::DataConfig&) { return "d1"; });
+      },
+      "plan");
+  EXPECT_EQ(aggregate(world, folder).rows, 6);
+  const store::SweepFile file(folder / "sweep.h5");
+  for (const store::SweepRow& row : file.rows()) EXPECT_EQ(row.state, "pending");
+  world.barrier("the test has looked");
+}
+
+TEST(Aggregate, DamagedTrialFileIsNamedOnEveryRank) {
+  const auto world = comm::Communicator::world();
+  const SharedFolder shared(world);
+  const fs::path folder = shared.path() / "sweep";
+  const auto sweep = study();
+  run_sweep(sweep, options_for(folder), fake_runner(shared.path() / "marks"), world);
+  const fs::path victim = trial_file(folder, sweep.trials[3].id);
+  if (world.rank() == 0) std::ofstream(victim, std::ios::trunc) << "torn";
+  world.barrier("damage done");
+  try {
+    aggregate(world, folder);
+    ADD_FAILURE() << "a damaged file was taken";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::corrupt);
+    EXPECT_NE(std::string(error.what()).find(victim.string()), std::string::npos) << error.what();
+  }
+  EXPECT_FALSE(fs::exists(folder / "sweep.h5"));
+  world.barrier("the test has looked");
+}
+
+TEST(Metrics, MeanOfTheLastRowByTheNameAfterTheFolder) {
+  store::TrialRecord record;
+  const std::vector<double> values{1, 2, 3, 5}, none;
+  record.arrays.push_back(store::make_array("evaluations/greedy.nmi", {2, 2}, values, "1", "", true));
+  record.arrays.push_back(store::make_array("steps/loss", {4}, values, "1", "", false));
+  record.arrays.push_back(store::make_array("evaluations/empty", {0, 2}, none, "1", "", true));
+  EXPECT_EQ(metrics_of(record), (std::map<std::string, double>{{"greedy.nmi", 4.0}}));
+}
+
+TEST(ComparisonKey, RoutingDoesNotCountSeedAndModelDo) {
+  train::TrialConfig one, two;
+  two.routing.select = routing::Select::reference;
+  two.parallel.data = 4;
+  EXPECT_EQ(comparison_key(one), comparison_key(two));
+  two.seed = 9;
+  EXPECT_NE(comparison_key(one), comparison_key(two));
+}
+
+}  // namespace
+}  // namespace moesweep::launch

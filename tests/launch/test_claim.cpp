@@ -1,0 +1,133 @@
+// Claims: who may run a trial when an earlier attempt is there. Every rank works in a folder of its own.
+#include "launch/claim.hpp"
+
+#include <gtest/gtest.h>
+
+#include <fstream>
+
+#include "fake.hpp"
+#include "moesweep/core/publish.hpp"
+#include "moesweep/launch/command.hpp"
+
+namespace moesweep::launch {
+namespace {
+
+using namespace testing;  // NOLINT: the fakes of this folder
+
+class Claims : public ::testing::Test {
+ protected:
+  comm::Communicator self = comm::Communicator::self();
+  SharedFolder shared{self};
+  fs::path folder = shared.path();
+  spec::Sweep sweep = sweep_of(1);
+  std::string id = sweep.trials[0].id;
+  Owner me = this_process("launch-2", "r0");
+  store::JournalWriter journal{folder, "launch-2", "r0"};
+
+  void leave_attempt(const Owner& owner) {
+    const fs::path attempt = trial_folder(folder, id) / "attempt-1";
+    fs::create_directories(attempt);
+    publish_text(attempt / "claim.json", owner.json().dump());
+    store::JournalWriter(folder, owner.launch, "r0").write("started", {{"trial", id}, {"attempt", 1}});
+  }
+  Owner other() { return this_process("launch-1", "r0"); }
+  Owner dead() {
+    Owner owner = other();
+    owner.started += 1;  // the process id is in use by another process
+    return owner;
+  }
+};
+
+TEST_F(Claims, FirstComesFirst) {
+  EXPECT_EQ(try_claim(folder, id, me, journal).result, Claim::Result::claimed);
+  EXPECT_EQ(owner_of(trial_folder(folder, id), 1).launch, "launch-2");
+  EXPECT_EQ(try_claim(folder, id, other(), journal).result, Claim::Result::taken);
+  EXPECT_EQ(last_attempt(trial_folder(folder, id)), 1);
+  for (const auto& entry : fs::directory_iterator(trial_folder(folder, id)))
+    EXPECT_EQ(entry.path().filename(), "attempt-1") << "nothing is left over";
+}
+
+TEST_F(Claims, LivingOwnerKeepsItsTrial) {
+  leave_attempt(other());
+  EXPECT_EQ(try_claim(folder, id, me, journal).result, Claim::Result::taken);
+}
+
+TEST_F(Claims, OwnerThatCannotBeAskedKeepsItsTrial) {
+  Owner elsewhere = dead();
+  elsewhere.host = "elsewhere";
+  elsewhere.boot = "another machine";
+  leave_attempt(elsewhere);
+  EXPECT_EQ(life_of(elsewhere, me), Life::unknown);
+  EXPECT_EQ(try_claim(folder, id, me, journal).result, Claim::Result::taken);
+}
+
+TEST_F(Claims, DeadOwnerLosesItAndTheJournalSaysCrashed) {
+  leave_attempt(dead());
+  const Claim claim = try_claim(folder, id, me, journal);
+  EXPECT_EQ(claim.result, Claim::Result::claimed);
+  EXPECT_EQ(claim.attempt, 2);
+  const auto status = store::fold(store::read_journal(folder))[id];
+  EXPECT_EQ(status.state, "crashed");
+  EXPECT_NE(status.reason.find("is gone"), std::string::npos);
+}
+
+TEST_F(Claims, RebootedMachineLostItsProcesses) {
+  Owner before = dead();
+  before.boot = "an earlier boot pid:[1]";
+  EXPECT_EQ(life_of(before, me), Life::gone);
+}
+
+TEST_F(Claims, ProcessThatNeverWasIsGone) {
+  Owner never = dead();
+  never.process = 4194304 + 1;  // above the kernel's largest process id
+  EXPECT_EQ(life_of(never, me), Life::gone);
+}
+
+TEST_F(Claims, RequeuedJobLostItsEarlierRun) {
+  Owner before = dead();
+  before.boot = "a node";
+  before.host = "node-1";
+  before.slurm_job = me.slurm_job = "17";
+  before.slurm_restarts = "";
+  me.slurm_restarts = "1";
+  EXPECT_EQ(life_of(before, me), Life::gone);
+}
+
+TEST_F(Claims, ClaimWithoutAnOwnerIsFree) {
+  fs::create_directories(trial_folder(folder, id) / "attempt-1");
+  EXPECT_EQ(try_claim(folder, id, me, journal).attempt, 2);
+}
+
+TEST_F(Claims, ValidTrialFileMeansFinishedWhateverTheJournalSays) {
+  leave_attempt(dead());
+  store::write_trial(trial_file(folder, id), record_of(sweep.trials[0].config));
+  const Claim claim = try_claim(folder, id, me, journal);
+  EXPECT_EQ(claim.result, Claim::Result::ended);
+  EXPECT_EQ(claim.state, "done");
+  EXPECT_EQ(store::fold(store::read_journal(folder))[id].state, "done");
+}
+
+TEST_F(Claims, FailedTrialNeedsNoFurtherAttempt) {
+  leave_attempt(dead());
+  store::JournalWriter(folder, "launch-1", "r0").write("ended", {{"trial", id}, {"attempt", 1}, {"state", "failed"}, {"reason", "x"}});
+  const Claim claim = try_claim(folder, id, me, journal);
+  EXPECT_EQ(claim.result, Claim::Result::ended);
+  EXPECT_EQ(claim.state, "failed");
+}
+
+TEST_F(Claims, PreemptedTrialGoesOn) {
+  leave_attempt(dead());
+  store::JournalWriter(folder, "launch-1", "r0").write("ended", {{"trial", id}, {"attempt", 1}, {"state", "preempted"}, {"reason", ""}});
+  EXPECT_EQ(try_claim(folder, id, me, journal).attempt, 2);
+  EXPECT_EQ(store::fold(store::read_journal(folder))[id].state, "preempted") << "it is not called crashed";
+}
+
+TEST(Commands, OutputWithoutAShell) {
+  EXPECT_EQ(output_of({"echo", "$(hostname); x"}, 10), "$(hostname); x\n");
+  EXPECT_FALSE(output_of({"false"}, 10));
+  EXPECT_FALSE(output_of({"no-such-command-here"}, 10));
+  EXPECT_FALSE(output_of({"sleep", "20"}, 0.2)) << "the timeout ends it";
+}
+
+}  // namespace
+}  // namespace moesweep::launch

@@ -1,0 +1,91 @@
+// The sweep folder: its plan survives a round trip, names cannot leave the folder.
+#include "moesweep/launch/folder.hpp"
+
+#include <gtest/gtest.h>
+
+#include "fake.hpp"
+#include "moesweep/core/publish.hpp"
+#include "moesweep/launch/provenance.hpp"
+
+namespace moesweep::launch {
+namespace {
+
+using namespace testing;  // NOLINT: the fakes of this folder
+
+class Folder : public ::testing::Test {
+ protected:
+  comm::Communicator self = comm::Communicator::self();
+  SharedFolder shared{self};
+  fs::path folder = shared.path() / "sweep";
+  SweepPlan prepare(const spec::Sweep& sweep, const std::string& digest = "d1") {
+    return prepare_folder(folder, sweep, {{"host", "here"}}, [&](const data::DataConfig&) { return digest; });
+  }
+};
+
+TEST_F(Folder, PlanSurvivesARoundTrip) {
+  auto sweep = sweep_of(2);
+  sweep.trials[1].config.routing.balance.also.resize(1);
+  sweep.trials[1].config.routing.balance.also[0].weight = 0.125;
+  sweep.trials[1].config.train.tokens = 4096;
+  sweep.trials[1].id = train::id_of(sweep.trials[1].config);
+  const SweepPlan made = prepare(sweep), read = read_plan(folder);
+  EXPECT_EQ(read.json(), made.json());
+  for (std::size_t i = 0; i < 2; ++i) EXPECT_EQ(train::id_of(read.trials[i].config), sweep.trials[i].id);
+  EXPECT_EQ(read.trials[1].config.ranks(), 1);
+}
+
+TEST_F(Folder, NothingIsWrittenWhenNothingChanges) {
+  prepare(sweep_of(2));
+  const auto before = fs::last_write_time(folder / "plan.json");
+  std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  prepare(sweep_of(2));
+  EXPECT_EQ(fs::last_write_time(folder / "plan.json"), before);
+}
+
+TEST_F(Folder, SweepFileIsYamlWhoseTextsCannotBeMistaken) {
+  auto sweep = sweep_of(1);
+  sweep.resolved = {{"sweep", "no"}, {"base", {{"on", "a: b # c\n"}, {"factor", nullptr}}}, {"seeds", {1, 2}}, {"empty", Json::object()}};
+  prepare(sweep);
+  const std::string yaml = read_text(folder / "sweep.yaml");
+  EXPECT_NE(yaml.find("sweep: \"no\"\nbase:\n  \"on\": \"a: b # c\\n\"\n  factor: none\nseeds: [1,2]\nempty: {}\n"), std::string::npos) << yaml;
+}
+
+TEST_F(Folder, OtherFoldersAndDamagedPlansAreNamed) {
+  try {
+    read_plan(folder);
+    ADD_FAILURE();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::io);
+    EXPECT_EQ(error.where(), folder.string());
+  }
+  fs::create_directories(folder);
+  for (const char* text : {"{", "[]", "{\"format\": \"x\"}", "{\"format\": \"moesweep-plan\", \"version\": 99}"}) {
+    publish_text(folder / "plan.json", text);
+    try {
+      read_plan(folder);
+      ADD_FAILURE() << text;
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::corrupt) << text;
+      EXPECT_EQ(error.where(), (folder / "plan.json").string());
+    }
+  }
+}
+
+TEST_F(Folder, NamesStayInTheRunsFolder) {
+  EXPECT_EQ(default_folder("scope study"), fs::path("runs/scope study"));
+  for (const char* name : {"", ".", "..", "a/b", "/etc", "../x"}) EXPECT_THROW(default_folder(name), Error) << name;
+}
+
+TEST(Provenance, HoldsWhatWasAllowedOnly) {
+  ::setenv("MOESWEEP_TEST_MARK", "seen", 1);
+  ::setenv("MY_SECRET_TOKEN", "hidden", 1);
+  const Json facts = provenance({"moesweep", "run"}, 3, "2.13.0");
+  EXPECT_EQ(facts["environment"]["MOESWEEP_TEST_MARK"], "seen");
+  EXPECT_EQ(facts.dump().find("hidden"), std::string::npos);
+  EXPECT_EQ(facts["ranks"], 3);
+  EXPECT_EQ(facts["libtorch"], "2.13.0");
+  for (const char* key : {"version", "git", "mpi", "host", "cpu_model"}) EXPECT_FALSE(facts[key].get<std::string>().empty()) << key;
+}
+
+}  // namespace
+}  // namespace moesweep::launch

@@ -1,0 +1,226 @@
+// run_sweep on 1, 2 and 3 ranks with trials of no content: each once, failures as rows, resume, gangs, shards.
+#include "moesweep/launch/run.hpp"
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+
+#include "fake.hpp"
+#include "moesweep/core/publish.hpp"
+#include "moesweep/launch/status.hpp"
+#include "moesweep/store/journal.hpp"
+
+namespace moesweep::launch {
+namespace {
+
+using namespace testing;  // NOLINT: the fakes of this folder
+
+class Run : public ::testing::Test {
+ protected:
+  comm::Communicator world = comm::Communicator::world();
+  SharedFolder shared{world};
+  fs::path folder = shared.path() / "sweep", marks = shared.path() / "marks";
+
+  Outcome run(const spec::Sweep& sweep, const Runner& runner, const std::atomic<bool>* stop = nullptr) {
+    RunOptions options = options_for(folder);
+    options.stop = stop;
+    const Outcome outcome = run_sweep(sweep, options, runner, world);
+    world.barrier("before the test looks");
+    return outcome;
+  }
+  std::map<std::string, store::TrialStatus> states() { return store::fold(store::read_journal(folder)); }
+  void done_looking() { world.barrier("the test has looked"); }
+};
+
+TEST_F(Run, EveryTrialRunsOnceAndIsDone) {
+  const auto sweep = sweep_of(12);
+  const Outcome outcome = run(sweep, fake_runner(marks));
+  EXPECT_EQ(outcome.ran, 12);
+  EXPECT_EQ(outcome.states, (std::map<std::string, std::int64_t>{{"done", 12}}));
+  EXPECT_FALSE(any_failed(outcome.states));
+  const auto seen = read_marks(marks);
+  EXPECT_EQ(seen.size(), 12U);
+  for (const auto& [id, lines] : seen) EXPECT_EQ(lines.size(), 1U) << id;
+  for (const auto& trial : sweep.trials) {
+    EXPECT_TRUE(store::is_valid_trial(trial_file(folder, trial.id), trial.id));
+    EXPECT_TRUE(fs::exists(trial_folder(folder, trial.id) / "log.txt"));
+    EXPECT_EQ(train::id_of(spec::load_trial((trial_folder(folder, trial.id) / "config.yaml").string())), trial.id);
+  }
+  const Json facts = Json::parse(store::read_trial(trial_file(folder, sweep.trials[0].id)).provenance);
+  EXPECT_EQ(facts["data_digest"], "d1");
+  EXPECT_EQ(facts["command_line"][1], "run");
+  EXPECT_EQ(facts["ranks"], 1);
+  done_looking();
+}
+
+TEST_F(Run, FinishedSweepDoesNothing) {
+  const auto sweep = sweep_of(5);
+  run(sweep, fake_runner(marks));
+  const Outcome again = run(sweep, fake_runner(marks));
+  EXPECT_EQ(again.ran, 0);
+  EXPECT_EQ(again.states, (std::map<std::string, std::int64_t>{{"done", 5}}));
+  for (const auto& [id, lines] : read_marks(marks)) EXPECT_EQ(lines.size(), 1U) << id;
+  done_looking();
+}
+
+TEST_F(Run, NewTrialsOfAChangedSweepAreAdded) {
+  run(sweep_of(3), fake_runner(marks));
+  const Outcome more = run(sweep_of(5), fake_runner(marks));
+  EXPECT_EQ(more.ran, 2);
+  run(sweep_of(1), fake_runner(marks));
+  const SweepPlan plan = read_plan(folder);
+  EXPECT_EQ(plan.trials.size(), 5U) << "removed trials are kept";
+  EXPECT_EQ(std::ranges::count(plan.trials, true, &PlannedTrial::removed), 4);
+  done_looking();
+}
+
+TEST_F(Run, FailingTrialIsARowWithItsReasonAndIsNotRunAgain) {
+  const auto sweep = sweep_of(6);
+  const auto runner = fake_runner(marks, [](const auto& config, const auto&, const auto&, auto&) {
+    if (config.seed == 2) throw Error(ErrorKind::internal, "the gate fell off");
+    if (config.seed == 3) throw std::bad_alloc();
+    if (config.seed == 4) throw std::runtime_error("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes");
+  });
+  const Outcome outcome = run(sweep, runner);
+  EXPECT_TRUE(any_failed(outcome.states));
+  EXPECT_EQ(outcome.states, (std::map<std::string, std::int64_t>{{"done", 3}, {"failed", 1}, {"out_of_memory", 2}}));
+  auto known = states();
+  EXPECT_EQ(known[sweep.trials[1].id].state, "failed");
+  EXPECT_EQ(known[sweep.trials[1].id].reason, "the gate fell off");
+  EXPECT_EQ(known[sweep.trials[2].id].state, "out_of_memory");
+  const Outcome again = run(sweep, runner);
+  EXPECT_EQ(again.ran, 0);
+  EXPECT_TRUE(any_failed(again.states));
+  for (const auto& [id, lines] : read_marks(marks)) EXPECT_EQ(lines.size(), 1U) << id;
+  done_looking();
+}
+
+TEST_F(Run, GangsHaveTheRanksOfTheirTrialAndTooLargeOnesAreSkippedWithAReason) {
+  const auto sweep = sweep_of(8, {1, 2});
+  std::atomic<int> wrong{0};
+  const Outcome outcome = run(sweep, fake_runner(marks, [&](const auto& config, const auto& gang, const auto&, auto&) {
+                                if (gang.size() != config.ranks()) ++wrong;
+                                if (gang.sum(1, "count of the gang") != config.ranks()) ++wrong;
+                              }));
+  EXPECT_EQ(wrong, 0);
+  if (world.size() == 1) {
+    EXPECT_EQ(outcome.states, (std::map<std::string, std::int64_t>{{"done", 4}, {"skipped", 4}}));
+    EXPECT_EQ(states()[sweep.trials[1].id].reason, "needs 2 ranks (parallel.expert * parallel.data), this world has 1");
+  } else {
+    EXPECT_EQ(outcome.states, (std::map<std::string, std::int64_t>{{"done", 8}}));
+  }
+  done_looking();
+}
+
+TEST_F(Run, FailureThatAGangAgreesOnIsARow) {
+  if (world.size() < 2) GTEST_SKIP() << "needs a gang of two";
+  const auto sweep = sweep_of(4, {2});
+  const Outcome outcome = run(sweep, fake_runner(marks, [](const auto& config, const auto& gang, const auto&, auto&) {
+                                gang.agree(
+                                    [&] {
+                                      if (config.seed == 2 && gang.rank() == 1) throw Error(ErrorKind::data, "a page is torn");
+                                    },
+                                    "agreement of the test");
+                              }));
+  EXPECT_EQ(outcome.states, (std::map<std::string, std::int64_t>{{"done", 3}, {"failed", 1}}));
+  EXPECT_EQ(states()[sweep.trials[1].id].reason, "[Rank 1/2] a page is torn");
+  done_looking();
+}
+
+TEST_F(Run, DivergedTrialLeavesItsFile) {
+  const auto sweep = sweep_of(2);
+  const auto runner = fake_runner(marks, [](const auto& config, const auto&, const auto&, auto& record) {
+    if (config.seed == 1) {
+      record.state = "diverged";
+      record.reason = "loss 120 at step 3 is above train.loss_limit = 100";
+    }
+  });
+  EXPECT_TRUE(any_failed(run(sweep, runner).states));
+  EXPECT_EQ(store::read_trial(trial_file(folder, sweep.trials[0].id)).state, "diverged");
+  EXPECT_EQ(run(sweep, runner).ran, 0);
+  done_looking();
+}
+
+TEST_F(Run, DamagedTrialFileIsMadeAgain) {
+  const auto sweep = sweep_of(3);
+  run(sweep, fake_runner(marks));
+  if (world.rank() == 0) publish_text(trial_file(folder, sweep.trials[1].id), "torn");
+  world.barrier("damage done");
+  const Outcome again = run(sweep, fake_runner(marks));
+  EXPECT_EQ(again.ran, 1);
+  EXPECT_TRUE(store::is_valid_trial(trial_file(folder, sweep.trials[1].id), sweep.trials[1].id));
+  EXPECT_EQ(states()[sweep.trials[1].id].attempts, 2);
+  done_looking();
+}
+
+TEST_F(Run, StopPreemptsAndTheNextLaunchGoesOn) {
+  const auto sweep = sweep_of(6);
+  std::atomic<bool> stop{false};
+  const auto stopping = fake_runner(marks, [&](const auto&, const auto&, const auto& options, auto& record) {
+    stop = true;  // the signal comes while the trial runs
+    if (options.stop->load()) record.state = "preempted";
+  });
+  const Outcome first = run(sweep, stopping, &stop);
+  EXPECT_TRUE(first.stopped);
+  EXPECT_EQ(first.ran, world.size());
+  EXPECT_FALSE(any_failed(first.states));
+  EXPECT_FALSE(fs::exists(trial_file(folder, sweep.trials[0].id)));
+  const Outcome second = run(sweep, fake_runner(marks));
+  EXPECT_FALSE(second.stopped);
+  EXPECT_EQ(second.states, (std::map<std::string, std::int64_t>{{"done", 6}}));
+  int twice = 0;
+  for (const auto& [id, status] : states()) twice += status.attempts == 2 ? 1 : 0;
+  EXPECT_EQ(twice, world.size());
+  done_looking();
+}
+
+TEST_F(Run, OwnShardGoesFirstThenWhatNobodyClaimed) {
+  if (world.size() > 1) GTEST_SKIP() << "one rank shows the order";
+  const auto sweep = sweep_of(6);
+  std::vector<std::string> order;
+  RunOptions options = options_for(folder);
+  options.shard = {1, 3};
+  run_sweep(sweep, options, fake_runner(marks, [&](const auto& config, const auto&, const auto&, auto&) { order.push_back(train::id_of(config)); }),
+            world);
+  std::vector<std::string> ids;
+  for (const auto& trial : sweep.trials) ids.push_back(trial.id);
+  std::ranges::sort(ids);  // equal costs are dealt by id
+  ASSERT_EQ(order.size(), 6U);
+  EXPECT_EQ(order[0], ids[1]);
+  EXPECT_EQ(order[1], ids[4]);
+}
+
+TEST_F(Run, FolderMadeWithOtherDataIsRefusedOnEveryRank) {
+  run(sweep_of(2), fake_runner(marks));
+  try {
+    run(sweep_of(2), fake_runner(marks, nullptr, "d2"));
+    ADD_FAILURE() << "another digest was taken";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::data);
+    EXPECT_NE(error.message().find("has digest d2, but this folder was made with d1"), std::string::npos) << error.message();
+    EXPECT_NE(error.hint().find("--out"), std::string::npos);
+  }
+  done_looking();
+}
+
+TEST_F(Run, ProgressIsJournaled) {
+  const auto sweep = sweep_of(1);
+  RunOptions options = options_for(folder);
+  options.progress_seconds = 0.0;
+  run_sweep(sweep, options,
+            fake_runner(marks,
+                        [](const auto&, const auto& gang, const auto& run, auto&) {
+                          if (gang.rank() == 0) run.observer->on_step({7, 200, 4.5, 1000.0});
+                          throw Error(ErrorKind::internal, "enough");
+                        }),
+            world);
+  world.barrier("run");
+  const auto status = states()[sweep.trials[0].id];
+  EXPECT_EQ(status.step, 7);
+  EXPECT_DOUBLE_EQ(status.loss, 4.5);
+  EXPECT_EQ(standings_of(folder, read_plan(folder)).trials[0].steps, 200);
+  done_looking();
+}
+
+}  // namespace
+}  // namespace moesweep::launch
