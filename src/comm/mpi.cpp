@@ -36,8 +36,9 @@ Environment::Environment() {
   const char* tasks = std::getenv("SLURM_STEP_NUM_TASKS");
   if (world.size() == 1 && tasks != nullptr && std::atoi(tasks) > 1) {
     MPI_Finalize();
-    throw Error(ErrorKind::mpi, std::string("Slurm started ") + tasks + " tasks, but MPI sees a world of one rank: launcher and MPI do not know each other",
-                "", "start the program with `srun --mpi=pmix` (or with mpirun inside the allocation)");
+    throw Error(ErrorKind::mpi,
+                std::string("Slurm started ") + tasks + " tasks, but MPI sees a world of one rank: launcher and MPI do not know each other", "",
+                "start the program with `srun --mpi=pmix` (or with mpirun inside the allocation)");
   }
 }
 
@@ -149,8 +150,8 @@ void Communicator::agree(const std::function<void()>& work, const char* what) co
     if (all[r].empty()) continue;
     const Json failure = Json::parse(all[r]);
     const std::string prefix = size_ > 1 ? "[Rank " + std::to_string(r) + "/" + std::to_string(size_) + "] " : "";
-    throw Error(static_cast<ErrorKind>(failure["kind"].get<int>()), prefix + failure["message"].get<std::string>(), failure["where"].get<std::string>(),
-                failure["hint"].get<std::string>());
+    throw Error(static_cast<ErrorKind>(failure["kind"].get<int>()), prefix + failure["message"].get<std::string>(),
+                failure["where"].get<std::string>(), failure["hint"].get<std::string>());
   }
 }
 

@@ -64,8 +64,8 @@ class MpiTransport final : public Transport {
   void all_reduce_sum(void* data, std::size_t count, DType type, const char* what) override {
     const watchdog::Guard guard(what);
     for (std::size_t first = 0; first < count; first += kLargestCount)
-      check(MPI_Allreduce(MPI_IN_PLACE, static_cast<std::byte*>(data) + first * size_of(type), static_cast<int>(std::min(kLargestCount, count - first)),
-                          mpi_type(type), MPI_SUM, communicator_.native()),
+      check(MPI_Allreduce(MPI_IN_PLACE, static_cast<std::byte*>(data) + first * size_of(type),
+                          static_cast<int>(std::min(kLargestCount, count - first)), mpi_type(type), MPI_SUM, communicator_.native()),
             "MPI_Allreduce");
   }
 

@@ -40,11 +40,7 @@ std::string compose(const std::string& what, const std::string& where, const std
 }  // namespace
 
 Error::Error(ErrorKind kind, std::string what, std::string where, std::string hint)
-    : std::runtime_error(compose(what, where, hint)),
-      kind_(kind),
-      message_(std::move(what)),
-      where_(std::move(where)),
-      hint_(std::move(hint)) {}
+    : std::runtime_error(compose(what, where, hint)), kind_(kind), message_(std::move(what)), where_(std::move(where)), hint_(std::move(hint)) {}
 
 void assertion_failed(const char* condition, const std::string& text, const char* file, int line) {
   throw Error(ErrorKind::internal, text + " (" + condition + ")", std::string(file) + ":" + std::to_string(line),

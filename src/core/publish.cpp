@@ -17,7 +17,7 @@ namespace moesweep {
 namespace {
 
 [[noreturn]] void fail(const std::string& what, const std::filesystem::path& path, int code) {
-  const std::string hint = code == ENOSPC || code == EDQUOT ? "the disk or the quota is full: free space, then run the same command again"
+  const std::string hint = code == ENOSPC || code == EDQUOT  ? "the disk or the quota is full: free space, then run the same command again"
                            : code == EROFS || code == EACCES ? "the folder is not writable: check its permissions, or choose another with --out"
                                                              : "";
   throw Error(ErrorKind::io, what + ": " + std::strerror(code), path.string(), hint);
@@ -37,8 +37,8 @@ std::filesystem::path temporary_beside(const std::filesystem::path& path) {
   static std::atomic<unsigned> counter{0};
   char host[256] = {};
   ::gethostname(host, sizeof host - 1);
-  return path.parent_path() / ("." + path.filename().string() + "." + host + "." + std::to_string(::getpid()) + "." +
-                               std::to_string(counter++) + ".tmp");
+  return path.parent_path() /
+         ("." + path.filename().string() + "." + host + "." + std::to_string(::getpid()) + "." + std::to_string(counter++) + ".tmp");
 }
 
 void publish(const std::filesystem::path& temporary, const std::filesystem::path& path) {

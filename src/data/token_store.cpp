@@ -90,7 +90,8 @@ class TokenStore final : public Source {
       if (validation_[d].tokens() < validation_[smallest].tokens()) smallest = d;
     const std::int64_t most = windows_ / kValidationBlockPerDomain * kValidationBlockPerDomain * domains() * length_;
     return {ErrorKind::data,
-            fmt::format("{} validation sequences of {} tokens are asked for, but domain {} has {} of them in its validation split, and {} of each domain are needed",
+            fmt::format("{} validation sequences of {} tokens are asked for, but domain {} has {} of them in its validation split, and {} of each "
+                        "domain are needed",
                         sequences, length_, manifest_.domains[smallest], windows_, (sequences + domains() - 1) / domains()),
             manifest_.store.string(), fmt::format("validate on at most {} tokens, or build the store with a larger data.validation_share", most)};
   }

@@ -13,17 +13,19 @@ Costs costs_of(const CostInput& input) {
   const std::int64_t embedding = input.vocabulary * d, head = m.tied_embeddings ? 0 : embedding;
 
   Costs costs;
-  costs.parameters_total = embedding + head + d + m.layers * (attention + norms) + m.dense_layers * dense + moe_layers * (router + m.experts * expert + shared);
+  costs.parameters_total =
+      embedding + head + d + m.layers * (attention + norms) + m.dense_layers * dense + moe_layers * (router + m.experts * expert + shared);
   costs.parameters_active = costs.parameters_total - moe_layers * (m.experts - std::min(input.top_k, m.experts)) * expert;
 
-  const std::int64_t multiplied = embedding /* the head's product */ + m.layers * attention + m.dense_layers * dense +
-                                  moe_layers * (router + input.top_k * expert + shared);
+  const std::int64_t multiplied =
+      embedding /* the head's product */ + m.layers * attention + m.dense_layers * dense + moe_layers * (router + input.top_k * expert + shared);
   const double attention_square = 4.0 * static_cast<double>(input.sequence_length * d * m.layers);
   costs.forward_flops_per_token = 2.0 * static_cast<double>(multiplied) + attention_square;
   costs.training_flops_per_token = 3.0 * costs.forward_flops_per_token;
 
   const std::int64_t expert_parameters = moe_layers * m.experts * expert;
-  const std::int64_t local_parameters = costs.parameters_total - expert_parameters + expert_parameters / std::max<std::int64_t>(1, input.expert_parallel);
+  const std::int64_t local_parameters =
+      costs.parameters_total - expert_parameters + expert_parameters / std::max<std::int64_t>(1, input.expert_parallel);
   costs.parameter_bytes = 4 * input.value_bytes * local_parameters;
 
   // Values that backward needs, per token: norms, projections, attention probabilities, expert inputs, inner activations and outputs.

@@ -17,9 +17,9 @@ using torch::autograd::variable_list;
 
 /// Kept slots, sorted by expert, stable: the rows of the experts' inputs.
 struct Dispatch {
-  at::Tensor slot_of_row;   ///< [N] i64, slot in the assignment
-  at::Tensor token_of_row;  ///< [N] i64
-  at::Tensor row_of_slot;   ///< [slots] i64, -1 for a dropped one
+  at::Tensor slot_of_row;           ///< [N] i64, slot in the assignment
+  at::Tensor token_of_row;          ///< [N] i64
+  at::Tensor row_of_slot;           ///< [slots] i64, -1 for a dropped one
   std::vector<std::int64_t> start;  ///< [E + 1], first row of each expert
 };
 
@@ -90,8 +90,8 @@ Real dot(const Real* __restrict a, const Real* __restrict b, std::int64_t count)
 }
 
 /// Backward of `combine`: row gradients [N, d] = weight * gradient[token], and weight gradients [slots] = <gradient[token], row>.
-void combine_backward(const at::Tensor& gradient, const at::Tensor& rows, const Dispatch& dispatch, const at::Tensor& weight, at::Tensor& row_gradient,
-                      at::Tensor& weight_gradient) {
+void combine_backward(const at::Tensor& gradient, const at::Tensor& rows, const Dispatch& dispatch, const at::Tensor& weight,
+                      at::Tensor& row_gradient, at::Tensor& weight_gradient) {
   const std::int64_t count = rows.size(0), width = rows.size(1);
   row_gradient = at::empty_like(rows);
   weight_gradient = at::zeros_like(weight);

@@ -25,8 +25,8 @@ at::Tensor rotate(const at::Tensor& x, const at::Tensor& cosine, const at::Tenso
 
 }  // namespace
 
-MoeModel::MoeModel(const ModelConfig& config, const routing::RoutingConfig& routing, std::int64_t vocabulary, std::int64_t domains, comm::Transport& gang,
-                   const MoeModelOptions& options)
+MoeModel::MoeModel(const ModelConfig& config, const routing::RoutingConfig& routing, std::int64_t vocabulary, std::int64_t domains,
+                   comm::Transport& gang, const MoeModelOptions& options)
     : config_(config), parameters_(config, vocabulary, master_type(options.compute), options.seed), compute_(options.compute) {
   for (std::int64_t layer = 0; layer < moe_layers(); ++layer) routers_.emplace_back(routing, layer, config.experts, domains, gang);
 }
@@ -61,7 +61,8 @@ at::Tensor MoeModel::attention(std::int64_t layer, const at::Tensor& h, const ro
     const at::Tensor weights = at::softmax(product(q * scale, k.transpose(2, 3)) + future, -1);
     mixed = product(weights, qkv[2]);
   } else {
-    mixed = at::scaled_dot_product_attention(q.to(compute_), k.to(compute_), qkv[2].to(compute_), {}, 0.0, /*is_causal=*/true, scale).to(h.scalar_type());
+    mixed =
+        at::scaled_dot_product_attention(q.to(compute_), k.to(compute_), qkv[2].to(compute_), {}, 0.0, /*is_causal=*/true, scale).to(h.scalar_type());
   }
   const at::Tensor flat = mixed.transpose(1, 2).reshape({batch * length, config_.width});
   return product(flat, parameters_[layer_name(layer, "attention_output")].t());
@@ -81,7 +82,8 @@ MoeModel::Before MoeModel::before_experts(std::int64_t layer, const at::Tensor& 
 }
 
 at::Tensor MoeModel::after_experts(std::int64_t layer, const Before& before, const routing::Assignment& assignment) const {
-  at::Tensor x = before.residual + routed_experts(before.input, assignment, parameters_.stack(layer, "gate_up"), parameters_.stack(layer, "down"), compute_);
+  at::Tensor x =
+      before.residual + routed_experts(before.input, assignment, parameters_.stack(layer, "gate_up"), parameters_.stack(layer, "down"), compute_);
   if (config_.shared_experts > 0) x = x + swiglu(before.input, layer_name(layer, "shared."));
   return x;
 }

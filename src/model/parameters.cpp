@@ -71,7 +71,8 @@ Parameters::Parameters(const ModelConfig& config, std::int64_t vocabulary, at::S
   for (const Span& span : spans_) {
     at::Tensor value = buffers(span.parameter_class).value.narrow(0, span.offset, span.count());
     if (span.deviation == 0) value.fill_(1.0);
-    else if (dtype == at::kDouble) fill_normal(value.mutable_data_ptr<double>(), span.count(), span.deviation, static_cast<std::uint64_t>(seed), stable_number(span.name));
+    else if (dtype == at::kDouble)
+      fill_normal(value.mutable_data_ptr<double>(), span.count(), span.deviation, static_cast<std::uint64_t>(seed), stable_number(span.name));
     else fill_normal(value.mutable_data_ptr<float>(), span.count(), span.deviation, static_cast<std::uint64_t>(seed), stable_number(span.name));
     if (span.parameter_class == ParameterClass::expert) continue;
     at::Tensor leaf = value.view(span.shape).detach();

@@ -24,8 +24,7 @@ void RoutingConfig::list(FieldList& fields) {
   fields.add("select", select, "which experts a token visits: the k best, those of its domain, or k at random");
   fields.add("top_k", top_k, "experts a token visits").at_least(1);
   fields.add("weight_scale", weight_scale, "factor on the gate weights").more_than(0);
-  fields.add("reference_weights", reference_weights,
-             "gate weights of the reference router: softmax over the domain's chosen experts, or uniform");
+  fields.add("reference_weights", reference_weights, "gate weights of the reference router: softmax over the domain's chosen experts, or uniform");
   fields.add("z_loss_weight", z_loss_weight, "weight of the router z-loss, mean of logsumexp(logits)^2 (arXiv 2202.08906)").at_least(0);
   fields.add_section("balance", balance, "the main balancing term");
 }
@@ -36,11 +35,10 @@ std::string refusal_of_term(const RoutingConfig& config, const BalanceConfig& te
   if (term.method == BalanceMethod::none) return "";
   const std::string method(name_of_value(term.method));
   if (config.select != Select::top_k)
-    return fmt::format("{}.method = {} has nothing to balance with routing.select = {}: the choice does not depend on the logits", path,
-                       method, name_of_value(config.select));
+    return fmt::format("{}.method = {} has nothing to balance with routing.select = {}: the choice does not depend on the logits", path, method,
+                       name_of_value(config.select));
   if (term.method == BalanceMethod::expert_bias && term.rule == BiasRule::sign && config.score != Score::sigmoid)
-    return fmt::format("{}.method = expert_bias with {}.rule = sign needs routing.score = sigmoid (set it, or rule = proportional)", path,
-                       path);
+    return fmt::format("{}.method = expert_bias with {}.rule = sign needs routing.score = sigmoid (set it, or rule = proportional)", path, path);
   return "";
 }
 

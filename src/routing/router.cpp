@@ -117,8 +117,8 @@ Assignment LayerRouter::apply(const Scores& scores, const Decision& decision) co
   if (config_.select == Select::reference && config_.reference_weights == ReferenceWeights::uniform)
     weight = at::full({tokens.tokens(), k}, config_.weight_scale / static_cast<double>(k), scores.logits.options());
   else
-    weight = gate_weights(scores.logits, decision.expert, config_.select == Select::top_k ? config_.score : Score::softmax_selected,
-                          config_.weight_scale);
+    weight =
+        gate_weights(scores.logits, decision.expert, config_.select == Select::top_k ? config_.score : Score::softmax_selected, config_.weight_scale);
   assignment.weight = weight.reshape({-1});
 
   at::Tensor probabilities;

@@ -3,9 +3,7 @@
 
 namespace moesweep::routing {
 
-at::Tensor scores_of(const at::Tensor& logits, Score score) {
-  return score == Score::sigmoid ? at::sigmoid(logits) : at::softmax(logits, -1);
-}
+at::Tensor scores_of(const at::Tensor& logits, Score score) { return score == Score::sigmoid ? at::sigmoid(logits) : at::softmax(logits, -1); }
 
 at::Tensor probabilities_of(const at::Tensor& logits, Score score) {
   // s / sum s through log s: exact also where every sigmoid underflows.

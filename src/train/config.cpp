@@ -67,9 +67,7 @@ void TrialConfig::list(FieldList& fields) {
   fields.add_section("comm", comm, "communication between ranks");
 }
 
-std::int64_t TrialConfig::steps() const {
-  return train.tokens ? (*train.tokens + step_tokens() - 1) / step_tokens() : train.steps;
-}
+std::int64_t TrialConfig::steps() const { return train.tokens ? (*train.tokens + step_tokens() - 1) / step_tokens() : train.steps; }
 
 Json identity_of(const TrialConfig& config) {
   TrialConfig mine = config, defaults;

@@ -36,8 +36,8 @@ void clip_gradients(model::Parameters& parameters, double norm, double clip_norm
 }
 
 void adamw_step(model::Parameters& parameters, const TrainConfig& config, std::int64_t step, double learning_rate) {
-  const auto update = [&](std::vector<at::Tensor> value, std::vector<at::Tensor> gradient, std::vector<at::Tensor> first, std::vector<at::Tensor> second,
-                          double weight_decay) {
+  const auto update = [&](std::vector<at::Tensor> value, std::vector<at::Tensor> gradient, std::vector<at::Tensor> first,
+                          std::vector<at::Tensor> second, double weight_decay) {
     if (value.empty()) return;
     const std::vector<at::Tensor> steps(value.size(), at::full({}, static_cast<double>(step + 1), at::kFloat));
     at::_fused_adamw_(value, gradient, first, second, {}, steps, learning_rate, config.beta1, config.beta2, weight_decay, config.epsilon,

@@ -70,7 +70,8 @@ void Trainer::declare_series() {
     recorder_.declare(prefix + "bits_per_byte", {}, "bits per byte", "validation loss per byte of text" + which, true);
     recorder_.declare(prefix + "loss_by_domain", {domains}, "nats per token", "validation loss of each domain" + which);
     recorder_.declare(prefix + "bits_per_byte_by_domain", {domains}, "bits per byte", "validation loss per byte of each domain" + which);
-    recorder_.declare(prefix + "counts", {layers, domains, experts}, "slots", "kept (token, slot) pairs by MoE layer, domain and expert" + which, false, true);
+    recorder_.declare(prefix + "counts", {layers, domains, experts}, "slots", "kept (token, slot) pairs by MoE layer, domain and expert" + which,
+                      false, true);
     for (const auto& metric : diagnose::testbed_metric_list())
       recorder_.declare(prefix + metric.name, {layers}, metric.unit, metric.description + which, true);
     recorder_.declare(prefix + "dead_experts", {layers}, "experts", "experts without a slot" + which, true, true);
@@ -112,7 +113,8 @@ StepResult Trainer::train_step() {
   std::vector<model::PassInput> passes;
   for (std::int64_t first = 0; first < largest; first += per_pass) {
     const std::int64_t count = std::clamp<std::int64_t>(share.count - first, 0, per_pass);
-    passes.push_back(pass_of(source_.training(config_.seed, step_, train.batch_sequences, share.first + std::min(first, share.count), count), step_, step_tokens));
+    passes.push_back(
+        pass_of(source_.training(config_.seed, step_, train.batch_sequences, share.first + std::min(first, share.count), count), step_, step_tokens));
   }
 
   auto& parameters = model_->parameters();
@@ -311,7 +313,8 @@ std::vector<Logical> logical_arrays(model::Parameters& parameters, bool with_mom
   std::vector<Logical> arrays;
   for (const auto& [prefix, member] : kinds)
     for (const auto& span : parameters.spans())
-      arrays.push_back({prefix + span.name, (parameters.buffers(span.parameter_class).*member).narrow(0, span.offset, span.count()).view(span.shape)});
+      arrays.push_back(
+          {prefix + span.name, (parameters.buffers(span.parameter_class).*member).narrow(0, span.offset, span.count()).view(span.shape)});
   return arrays;
 }
 

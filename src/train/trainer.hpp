@@ -20,8 +20,8 @@ namespace moesweep::train {
 
 /// What one optimizer step saw, over the whole gang.
 struct StepResult {
-  double loss = 0;           ///< nats per token
-  double balance_loss = 0;   ///< as added to the loss
+  double loss = 0;          ///< nats per token
+  double balance_loss = 0;  ///< as added to the loss
   double z_loss = 0;
   double gradient_norm = 0;  ///< before clipping
   bool stop = false;         ///< some rank was asked to stop
@@ -29,9 +29,9 @@ struct StepResult {
 
 /// One validation, over the whole gang.
 struct Evaluation {
-  std::vector<double> loss_sum;      ///< [domains], nats
-  std::vector<double> tokens;        ///< [domains]
-  std::vector<double> counts;        ///< [MoE layers, domains, experts], (token, slot) pairs
+  std::vector<double> loss_sum;  ///< [domains], nats
+  std::vector<double> tokens;    ///< [domains]
+  std::vector<double> counts;    ///< [MoE layers, domains, experts], (token, slot) pairs
 };
 
 class Trainer {

@@ -39,9 +39,10 @@ store::TrialRecord run_trial(const TrialConfig& config, const data::Source& sour
     if (trainer.step() >= trainer.steps()) break;
     const StepResult result = trainer.train_step();
     if (!std::isfinite(result.loss) || !std::isfinite(result.gradient_norm) || result.loss > config.train.loss_limit)
-      return trainer.record("diverged", std::isfinite(result.loss) && std::isfinite(result.gradient_norm)
-                                            ? "training loss " + std::to_string(result.loss) + " above train.loss_limit at step " + std::to_string(trainer.step())
-                                            : "training loss or gradient is not a number at step " + std::to_string(trainer.step()));
+      return trainer.record("diverged",
+                            std::isfinite(result.loss) && std::isfinite(result.gradient_norm)
+                                ? "training loss " + std::to_string(result.loss) + " above train.loss_limit at step " + std::to_string(trainer.step())
+                                : "training loss or gradient is not a number at step " + std::to_string(trainer.step()));
     observer.on_step({trainer.step(), trainer.steps(), result.loss, trainer.recorder().last("steps/tokens_per_second")});
     const bool last = trainer.step() >= trainer.steps();
     if (result.stop && !last) return preempted();

@@ -76,7 +76,9 @@ reference::Forward oracle_forward(const Case& c, Parameters& parameters, const P
   shape.norm_epsilon = c.model.norm_epsilon;
   shape.score = static_cast<reference::Score>(c.routing.score);
   shape.weight_scale = c.routing.weight_scale;
-  const auto list = [](const at::Tensor& t) { return reference::Integers(t.const_data_ptr<std::int64_t>(), t.const_data_ptr<std::int64_t>() + t.numel()); };
+  const auto list = [](const at::Tensor& t) {
+    return reference::Integers(t.const_data_ptr<std::int64_t>(), t.const_data_ptr<std::int64_t>() + t.numel());
+  };
   return reference::forward(shape, oracle_parameters(parameters), list(pass.tokens), list(pass.targets), c.sequences, c.length);
 }
 

@@ -26,8 +26,8 @@ TEST(Choices, TopKAndWeightsOnRandomLogits) {
       for (const auto& [experts, k] : {std::pair<std::int64_t, std::int64_t>{8, 1}, {8, 3}, {5, 5}, {32, 4}, {1, 1}}) {
         const Step step = make_step(static_cast<std::uint64_t>(experts * 100 + k), 6, 5, experts, k, spread);
         const at::Tensor expert = top_k_indices(step.logits, k);
-        expect_same_choice(expert, gate_weights(step.logits, expert, score, 2.5), reference::route_top_k(step.oracle, oracle_score(score), 2.5), 1e-13,
-                           EnumNames<Score>::names[static_cast<std::size_t>(score)]);
+        expect_same_choice(expert, gate_weights(step.logits, expert, score, 2.5), reference::route_top_k(step.oracle, oracle_score(score), 2.5),
+                           1e-13, EnumNames<Score>::names[static_cast<std::size_t>(score)]);
       }
 }
 
@@ -36,7 +36,8 @@ TEST(Choices, HugeLogitsStayOrdered) {
   Step step = make_step(3, 2, 4, 6, 2, 1e4);
   const at::Tensor expert = top_k_indices(step.logits, 2);
   for (const Score score : kScores)
-    expect_same_choice(expert, gate_weights(step.logits, expert, score, 1.0), reference::route_top_k(step.oracle, oracle_score(score)), 1e-11, "huge");
+    expect_same_choice(expert, gate_weights(step.logits, expert, score, 1.0), reference::route_top_k(step.oracle, oracle_score(score)), 1e-11,
+                       "huge");
 }
 
 TEST(Choices, TheDeviceIndependentPathAgreesWithTheKernel) {
@@ -118,7 +119,8 @@ TEST(Losses, ZLossAndItsGradient) {
     const auto oracle = reference::z_loss(step.oracle, 0.01);
     EXPECT_NEAR(loss.item<double>(), oracle.value, 1e-14);
     const at::Tensor gradient = torch::autograd::grad({loss}, {step.logits})[0].view(-1);
-    for (std::size_t i = 0; i < oracle.gradient.size(); ++i) ASSERT_NEAR(gradient[static_cast<std::int64_t>(i)].item<double>(), oracle.gradient[i], 1e-15);
+    for (std::size_t i = 0; i < oracle.gradient.size(); ++i)
+      ASSERT_NEAR(gradient[static_cast<std::int64_t>(i)].item<double>(), oracle.gradient[i], 1e-15);
   }
 }
 
@@ -133,7 +135,8 @@ TEST(Losses, GateGradientsByFiniteDifferences) {
       at::Tensor up = step.logits.clone(), down = step.logits.clone();
       up.view(-1)[i] += h;
       down.view(-1)[i] -= h;
-      const double slope = ((gate_weights(up, expert, score, 1.3) - gate_weights(down, expert, score, 1.3)) * upstream).sum().item<double>() / (2 * h);
+      const double slope =
+          ((gate_weights(up, expert, score, 1.3) - gate_weights(down, expert, score, 1.3)) * upstream).sum().item<double>() / (2 * h);
       ASSERT_NEAR(gradient.view(-1)[i].item<double>(), slope, 1e-8);
     }
   }

@@ -14,7 +14,8 @@ class GatherFailures : public testing::EmptyTestEventListener {
 
   void OnTestPartResult(const testing::TestPartResult& result) override {
     if (!result.failed() || reporting_) return;
-    mine_ += std::string(result.file_name() ? result.file_name() : "unknown") + ":" + std::to_string(result.line_number()) + "\n" + result.message() + "\n";
+    mine_ += std::string(result.file_name() ? result.file_name() : "unknown") + ":" + std::to_string(result.line_number()) + "\n" + result.message() +
+             "\n";
   }
 
   void OnTestEnd(const testing::TestInfo&) override {
@@ -36,7 +37,8 @@ class GatherFailures : public testing::EmptyTestEventListener {
     for (int r = 1; r < size; ++r) {
       const auto i = static_cast<std::size_t>(r);
       if (lengths[i] > 0)
-        ADD_FAILURE() << "[Rank " << r << "/" << size << "] " << all.substr(static_cast<std::size_t>(starts[i]), static_cast<std::size_t>(lengths[i]));
+        ADD_FAILURE() << "[Rank " << r << "/" << size << "] "
+                      << all.substr(static_cast<std::size_t>(starts[i]), static_cast<std::size_t>(lengths[i]));
     }
     reporting_ = false;
   }

@@ -19,7 +19,7 @@ TEST(Schedule, WarmsUpThenFollowsTheCosineToItsShare) {
   EXPECT_DOUBLE_EQ(learning_rate_at(config, 4, 104), 2.0);
   EXPECT_NEAR(learning_rate_at(config, 103, 104), 0.2, 1e-12);
   EXPECT_NEAR(learning_rate_at(config, 4 + 99 / 3, 104), 0.2 + 1.8 * 0.75, 1e-12);  // a third of the way: (1 + cos 60 degrees) / 2
-  config.warmup_steps = 50;  // longer than the run: cut by its end
+  config.warmup_steps = 50;                                                         // longer than the run: cut by its end
   EXPECT_DOUBLE_EQ(learning_rate_at(config, 9, 10), 2.0 * 10 / 50);
 }
 

@@ -56,8 +56,10 @@ Outcome train(TrialConfig config, const comm::Communicator& gang, std::int64_t p
     if (trainer.evaluation_due()) trainer.evaluate();
   }
   const auto record = trainer.record("done", "");
-  Outcome run{store::as_doubles(*record.find("steps/loss")), store::as_doubles(*record.find("steps/balance_loss")),
-          store::as_doubles(*record.find("evaluations/loss")), {}};
+  Outcome run{store::as_doubles(*record.find("steps/loss")),
+              store::as_doubles(*record.find("steps/balance_loss")),
+              store::as_doubles(*record.find("evaluations/loss")),
+              {}};
   std::vector<std::int64_t> mine;
   for (const auto& pass : trainer.last_decisions()) {
     const at::Tensor ids = pass.back().expert.contiguous();

@@ -42,9 +42,9 @@ class Error : public std::runtime_error {
 };
 
 /// Throws an internal error, naming the place, when `condition` is false. For programmer errors only; user errors throw `Error` by kind.
-#define MOESWEEP_ASSERT(condition, text)                                                              \
-  do {                                                                                                \
-    if (!(condition)) ::moesweep::assertion_failed(#condition, (text), __FILE__, __LINE__);           \
+#define MOESWEEP_ASSERT(condition, text)                                                    \
+  do {                                                                                      \
+    if (!(condition)) ::moesweep::assertion_failed(#condition, (text), __FILE__, __LINE__); \
   } while (false)
 
 [[noreturn]] void assertion_failed(const char* condition, const std::string& text, const char* file, int line);

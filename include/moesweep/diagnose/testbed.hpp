@@ -19,15 +19,16 @@ struct Counts {
 
 /// Metrics of one layer; all are in [0, 1] but max_violation (>= 0).
 struct TestbedMetrics {
-  double utilisation = 0;              ///< sum_e min(f[e], 1/E)
-  double expert_entropy = 0;           ///< -sum f log f / log E; 1 for E = 1
-  double purity_expert = 0;            ///< sum_e f[e] max_d n[d,e] / sum_d n[d,e]
-  double purity_expert_unweighted = 0; ///< mean over used experts of max_d n[d,e] / sum_d n[d,e]
-  double purity_reference = 0;         ///< share of slots at the token's domain's experts after the best matching with E/D experts a domain; NaN when D does not divide E
-  double domain_information = 0;       ///< I(d;e) / H(d)
-  double nmi = 0;                      ///< I(d;e) / sqrt(H(d) H(e)); 0 when either entropy is 0
-  double max_violation = 0;            ///< (max_e c - mean c) / mean c
-  std::int64_t dead_experts = 0;       ///< experts without a slot
+  double utilisation = 0;               ///< sum_e min(f[e], 1/E)
+  double expert_entropy = 0;            ///< -sum f log f / log E; 1 for E = 1
+  double purity_expert = 0;             ///< sum_e f[e] max_d n[d,e] / sum_d n[d,e]
+  double purity_expert_unweighted = 0;  ///< mean over used experts of max_d n[d,e] / sum_d n[d,e]
+  double purity_reference =
+      0;  ///< share of slots at the token's domain's experts after the best matching with E/D experts a domain; NaN when D does not divide E
+  double domain_information = 0;  ///< I(d;e) / H(d)
+  double nmi = 0;                 ///< I(d;e) / sqrt(H(d) H(e)); 0 when either entropy is 0
+  double max_violation = 0;       ///< (max_e c - mean c) / mean c
+  std::int64_t dead_experts = 0;  ///< experts without a slot
 };
 
 /// `data` error when the counts are empty or negative.

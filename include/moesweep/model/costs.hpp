@@ -13,8 +13,8 @@ struct CostInput {
   std::int64_t vocabulary = 0;
   std::int64_t top_k = 1;
   std::int64_t sequence_length = 0;
-  std::int64_t tokens_per_pass = 0;    ///< of one rank
-  std::int64_t value_bytes = 4;        ///< of a master weight: 4, or 8 in fp64
+  std::int64_t tokens_per_pass = 0;  ///< of one rank
+  std::int64_t value_bytes = 4;      ///< of a master weight: 4, or 8 in fp64
   std::int64_t expert_parallel = 1;
 };
 

@@ -17,12 +17,12 @@ enum class ParameterClass { dense, expert };
 
 /// One logical parameter: a stretch of its class's buffers.
 struct Span {
-  std::string name;                 ///< `layers.0.router`, `layers.0.experts.5.gate_up`, ...
+  std::string name;  ///< `layers.0.router`, `layers.0.experts.5.gate_up`, ...
   ParameterClass parameter_class = ParameterClass::dense;
-  std::int64_t offset = 0;          ///< in elements of the class's buffers
+  std::int64_t offset = 0;  ///< in elements of the class's buffers
   std::vector<std::int64_t> shape;
-  bool decays = false;              ///< weight decay applies (matrices)
-  double deviation = 0.0;           ///< initial standard deviation; 0: starts at one (norm gains)
+  bool decays = false;     ///< weight decay applies (matrices)
+  double deviation = 0.0;  ///< initial standard deviation; 0: starts at one (norm gains)
 
   std::int64_t count() const;
 };

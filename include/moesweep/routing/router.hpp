@@ -61,8 +61,8 @@ class LayerRouter {
   comm::Transport* gang_;
   std::vector<Term> terms_;
   std::optional<std::size_t> bias_term_;  ///< index of the expert_bias term
-  at::Tensor bias_;            ///< [E] fp64, defined with expert_bias
-  at::Tensor bias_step_;       ///< [E + 1] fp64: summed steps of the units seen since end_step, and their number
+  at::Tensor bias_;                       ///< [E] fp64, defined with expert_bias
+  at::Tensor bias_step_;                  ///< [E + 1] fp64: summed steps of the units seen since end_step, and their number
 };
 
 // The parts, as pure functions.

@@ -20,7 +20,7 @@ struct TokenLayout {
   at::Tensor mask;                         ///< [T] bool, true where the token counts; undefined = all count
   std::int64_t seed = 0;
   std::int64_t step = 0;
-  std::int64_t step_tokens = 0;            ///< counting tokens of the whole step, over all passes and ranks
+  std::int64_t step_tokens = 0;  ///< counting tokens of the whole step, over all passes and ranks
 
   std::int64_t tokens() const { return sequences * length; }
 };
@@ -34,20 +34,20 @@ struct Scores {
 
 /// What was decided without gradient for one pass at one layer: made once per (step, layer, sequence), replayed by later passes.
 struct Decision {
-  at::Tensor expert;                  ///< [T, k] i64, in the order of preference
-  std::vector<at::Tensor> load;       ///< per balancing term: load shares f of its units, [units, E]; undefined where the term has no loss
-  std::vector<at::Tensor> unit;       ///< per balancing term: the unit of each sequence, [sequences] i64
-  at::Tensor counts;                  ///< [micro-batches of the pass, E] i64, (token, slot) pairs before dropping
+  at::Tensor expert;             ///< [T, k] i64, in the order of preference
+  std::vector<at::Tensor> load;  ///< per balancing term: load shares f of its units, [units, E]; undefined where the term has no loss
+  std::vector<at::Tensor> unit;  ///< per balancing term: the unit of each sequence, [sequences] i64
+  at::Tensor counts;             ///< [micro-batches of the pass, E] i64, (token, slot) pairs before dropping
 };
 
 /// Who goes where. Slots are ordered by token; `offsets` [T + 1] says where each token's begin.
 struct Assignment {
-  at::Tensor token;    ///< [N] i64
-  at::Tensor expert;   ///< [N] i64
-  at::Tensor weight;   ///< [N], gate weights in the graph
-  at::Tensor dropped;  ///< [N] bool, or undefined: none
-  at::Tensor offsets;  ///< [T + 1] i64
-  std::int64_t fixed_k = 0;  ///< every token has this many slots (the [T, k] view is expert.view({T, k})); 0: it varies
+  at::Tensor token;                          ///< [N] i64
+  at::Tensor expert;                         ///< [N] i64
+  at::Tensor weight;                         ///< [N], gate weights in the graph
+  at::Tensor dropped;                        ///< [N] bool, or undefined: none
+  at::Tensor offsets;                        ///< [T + 1] i64
+  std::int64_t fixed_k = 0;                  ///< every token has this many slots (the [T, k] view is expert.view({T, k})); 0: it varies
   std::map<std::string, at::Tensor> losses;  ///< scalars in the graph, weighted, sums over this pass's tokens over the step's tokens
 };
 

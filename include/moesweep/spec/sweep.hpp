@@ -19,10 +19,10 @@ struct Trial {
 
 struct Sweep {
   std::string name;
-  std::vector<Trial> trials;          ///< in order of the blocks, duplicates dropped
+  std::vector<Trial> trials;  ///< in order of the blocks, duplicates dropped
   std::int64_t duplicates_dropped = 0;
   std::int64_t excluded = 0;
-  Json resolved;                      ///< the file after base, sets, references and overrides, for the record
+  Json resolved;  ///< the file after base, sets, references and overrides, for the record
 };
 
 /// Where `models/...`, `data/...`, `routers/...` are looked up after the naming file's own folder: $MOESWEEP_CONFIGS, then the

@@ -29,8 +29,8 @@ class JournalWriter {
 };
 
 struct Journal {
-  std::vector<Json> events;            ///< file by file in name order, line by line
-  std::vector<std::string> problems;   ///< torn or foreign lines in the middle of a file, with `file:line`; a torn last line is no problem
+  std::vector<Json> events;           ///< file by file in name order, line by line
+  std::vector<std::string> problems;  ///< torn or foreign lines in the middle of a file, with `file:line`; a torn last line is no problem
 };
 
 /// Reads every journal file of the folder; an absent journal folder gives no events.
@@ -41,9 +41,9 @@ struct TrialStatus {
   std::string state = "pending";  ///< pending, running, or how its last attempt ended
   std::string reason;
   int attempts = 0;
-  double seconds = 0.0;           ///< of the last ended attempt
-  std::int64_t step = 0;          ///< last one reported
-  double loss = 0.0;              ///< at that step; NaN when none was reported
+  double seconds = 0.0;   ///< of the last ended attempt
+  std::int64_t step = 0;  ///< last one reported
+  double loss = 0.0;      ///< at that step; NaN when none was reported
 };
 
 /// Folds events `started`, `progress`, `ended` (each with `trial` and `attempt`) into a state per trial, independent of the order of files.
