@@ -125,9 +125,12 @@ Aggregation aggregate(const comm::Communicator& world, const fs::path& sweep_fol
     if (trials[i].config.routing.select == routing::Select::reference && row.state == "done") references.emplace(keys.back(), i);
     rows.push_back(std::move(row));
   }
-  for (std::size_t i = 0; i < rows.size(); ++i)
-    if (const auto reference = references.find(keys[i]); reference != references.end() && !rows[i].metrics.empty())
-      rows[i].metrics.merge(diagnose::gaps_to_reference(rows[i].metrics, std::map(rows[reference->second].metrics)));
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    const auto reference = references.find(keys[i]);
+    if (reference == references.end() || rows[i].metrics.empty()) continue;
+    // Adding 0 makes a negative zero positive.
+    for (const auto& [name, gap] : diagnose::gaps_to_reference(rows[i].metrics, rows[reference->second].metrics)) rows[i].metrics[name] = gap + 0.0;
+  }
 
   std::vector<plan::TrialCost> costs;
   for (const PlannedTrial& trial : plan.trials) costs.push_back(trial.cost);

@@ -1,0 +1,50 @@
+// The subcommands of `moesweep`: each is registered by one function and sets the program's exit code when it runs.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "moesweep/comm/mpi.hpp"
+#include "moesweep/core/error.hpp"
+#include "moesweep/core/json.hpp"
+
+namespace moesweep::cli {
+
+/// One call of the program.
+struct Invocation {
+  std::vector<std::string> command_line;
+  ExitCode exit_code = ExitCode::ok;
+};
+
+void add_doctor(CLI::App& app, Invocation& invocation);
+void add_schema(CLI::App& app, Invocation& invocation);
+void add_routers(CLI::App& app, Invocation& invocation);
+void add_plan(CLI::App& app, Invocation& invocation);
+void add_run(CLI::App& app, Invocation& invocation);
+void add_train(CLI::App& app, Invocation& invocation);
+void add_status(CLI::App& app, Invocation& invocation);
+void add_aggregate(CLI::App& app, Invocation& invocation);
+void add_results(CLI::App& app, Invocation& invocation);
+void add_verify(CLI::App& app, Invocation& invocation);
+
+/// A subcommand with its help on one screen: what it does, its options, an example.
+CLI::App* subcommand(CLI::App& app, const std::string& name, const std::string& what, const std::string& example);
+
+/// Writes an error for a person: one message, where, and what to do next.
+void report(const Error& error);
+
+/// Runs `body` between MPI_Init and MPI_Finalize. An error that all ranks share is written once; one of a single rank ends the world.
+ExitCode with_mpi(const std::function<ExitCode(const comm::Communicator& world)>& body);
+
+// Text for people.
+std::string count_in_words(double count);      ///< "570 k", "20.0 M"
+std::string bytes_in_words(double bytes);      ///< "12.3 MiB"
+std::string seconds_in_words(double seconds);  ///< "14 s", "2.5 min"
+std::string text_of(const Json& value);        ///< a value of a config, `none` for null
+/// Rows as left-aligned columns, numbers right-aligned; the first row is the heading.
+std::string table(const std::vector<std::vector<std::string>>& rows);
+void print(const std::string& text);  ///< to standard output
+
+}  // namespace moesweep::cli

@@ -1,0 +1,168 @@
+// The subcommands that need MPI: run, train, aggregate.
+#include <fmt/core.h>
+
+#include <filesystem>
+#include <memory>
+#include <mutex>
+
+#include "cli.hpp"
+#include "moesweep/core/log.hpp"
+#include "moesweep/launch/aggregate.hpp"
+#include "moesweep/launch/run.hpp"
+#include "moesweep/launch/status.hpp"
+#include "moesweep/train/trial.hpp"
+
+namespace moesweep::cli {
+
+namespace {
+
+/// The real thing: train's run_trial, with the process prepared before the first.
+launch::Runner trainer() {
+  launch::Runner runner;
+  runner.libtorch_version = MOESWEEP_TORCH_VERSION;
+  runner.run_trial = [](const train::TrialConfig& config, const data::Source& source, const comm::Communicator& gang,
+                        const train::RunOptions& options) {
+    static std::once_flag prepared;
+    std::call_once(prepared, [&] { train::prepare_process(config.parallel.threads); });
+    return train::run_trial(config, source, gang, options);
+  };
+  return runner;
+}
+
+std::string in_words(const std::map<std::string, std::int64_t>& states) {
+  std::string text;
+  for (const auto& [state, count] : states) text += fmt::format("{}{} {}", text.empty() ? "" : ", ", count, state);
+  return text;
+}
+
+Json numbers(const std::map<std::string, double>& values) {
+  Json object = Json::object();
+  for (const auto& [name, value] : values) object[name] = std::isfinite(value) ? Json(value) : Json();
+  return object;
+}
+
+}  // namespace
+
+void add_run(CLI::App& app, Invocation& invocation) {
+  struct Options {
+    std::string sweep, out, shard = "0/1";
+    std::vector<std::string> overrides;
+  };
+  auto options = std::make_shared<Options>();
+  CLI::App* sub = subcommand(app, "run",
+                             "Run the trials of a sweep on the ranks at hand (mpirun, srun --mpi=pmix, or alone).\n"
+                             "Running it again goes on where it was; a finished sweep does nothing. Several launches may share a folder.",
+                             "mpirun -n 2 moesweep run quickstart train.steps=50 --out runs/short");
+  sub->add_option("SWEEP", options->sweep, "sweep file, or the name of one in configs/sweeps")->required();
+  sub->add_option("OVERRIDE", options->overrides, "key=value, key=[a,b] (an axis), +key=value, ~key");
+  sub->add_option("--out", options->out, "sweep folder (default: runs/NAME)");
+  sub->add_option("--shard", options->shard, "i/n: first the i-th of n parts, i from 0; then what nobody has claimed");
+  sub->callback([options, &invocation] {
+    const plan::Shard shard = plan::parse_shard(options->shard);
+    invocation.exit_code = with_mpi([&](const comm::Communicator& world) {
+      log::configure(world.rank(), world.size());
+      spec::Sweep sweep;
+      launch::RunOptions run;
+      world.agree(
+          [&] {
+            sweep = spec::load_sweep(options->sweep, options->overrides);
+            run.folder = options->out.empty() ? launch::default_folder(sweep.name) : std::filesystem::path(options->out);
+          },
+          "reading of the sweep file");
+      const launch::StopSignals signals;
+      run.shard = shard;
+      run.command_line = invocation.command_line;
+      run.stop = &signals.flag();
+      const launch::Outcome outcome = launch::run_sweep(sweep, run, trainer(), world);
+      if (world.rank() == 0) {
+        print(fmt::format("{}: {}\n", run.folder.string(), in_words(outcome.states)));
+        if (outcome.stopped) log::warning("stopped by a signal: the same command goes on from the checkpoints");
+      }
+      if (outcome.stopped) return ExitCode::requeue;
+      return launch::any_failed(outcome.states) ? ExitCode::some_trials_failed : ExitCode::ok;
+    });
+  });
+}
+
+void add_train(CLI::App& app, Invocation& invocation) {
+  struct Options {
+    std::string trial, out;
+    std::vector<std::string> overrides;
+  };
+  auto options = std::make_shared<Options>();
+  CLI::App* sub = subcommand(app, "train", "Train one trial on all ranks of this world. A trial's own config.yaml reproduces it.",
+                             "moesweep train runs/quickstart/trials/3f/3fa1c2.../config.yaml --out runs/again");
+  sub->add_option("TRIAL", options->trial, "YAML file of one trial")->required();
+  sub->add_option("OVERRIDE", options->overrides, "key=value");
+  sub->add_option("--out", options->out, "folder of its files (default: runs/train-ID)");
+  sub->callback([options, &invocation] {
+    invocation.exit_code = with_mpi([&](const comm::Communicator& world) {
+      log::configure(world.rank(), world.size());
+      train::TrialConfig config;
+      std::filesystem::path folder, file;
+      std::string id;
+      bool there = false;
+      world.agree(
+          [&] {
+            config = spec::load_trial(options->trial, options->overrides);
+            id = train::id_of(config);
+            folder = options->out.empty() ? std::filesystem::path("runs") / ("train-" + id) : std::filesystem::path(options->out);
+            file = folder / "trial.h5";
+            there = store::is_valid_trial(file, id);
+            if (!there && std::filesystem::exists(file))
+              throw Error(ErrorKind::io, "it is there already, and not this trial", file.string(), "choose another folder with --out");
+            if (config.ranks() != world.size())
+              throw Error(ErrorKind::config,
+                          fmt::format("the trial needs {} ranks (parallel.expert * parallel.data), this world has {}", config.ranks(), world.size()),
+                          "", fmt::format("start it on {} ranks, or give parallel.data={}", config.ranks(), world.size()));
+          },
+          "reading of the trial's file");
+      const launch::StopSignals signals;
+      launch::RunOptions run;
+      run.command_line = invocation.command_line;
+      run.stop = &signals.flag();
+      // Ranks look at the file at different times: what rank 0 saw counts.
+      there = world.minimum(there ? 1 : 0, "look for a finished trial") != 0;
+      store::TrialRecord record;
+      if (!there) record = launch::run_single(config, folder, run, trainer(), world);
+      if (world.rank() == 0) {
+        if (there) {
+          log::info(fmt::format("nothing to do: {} holds this trial", file.string()));
+          record = store::read_trial(file);
+        }
+        print(Json{{"id", id},
+                   {"state", record.state},
+                   {"reason", record.reason},
+                   {"file", file.string()},
+                   {"metrics", numbers(launch::metrics_of(record))}}
+                  .dump(2) +
+              "\n");
+      }
+      const bool stopped = world.maximum(record.state == "preempted" ? 1 : 0, "end of the trial") != 0;
+      const bool done = world.maximum(record.state == "done" ? 1 : 0, "end of the trial") != 0;
+      return stopped ? ExitCode::requeue : done ? ExitCode::ok : ExitCode::some_trials_failed;
+    });
+  });
+}
+
+void add_aggregate(CLI::App& app, Invocation& invocation) {
+  struct Options {
+    std::string folder, out;
+  };
+  auto options = std::make_shared<Options>();
+  CLI::App* sub = subcommand(app, "aggregate",
+                             "Collect a sweep folder into one file: a row for every trial, finished or not. Any number of ranks gives the same file.",
+                             "mpirun -n 2 moesweep aggregate runs/quickstart");
+  sub->add_option("DIR", options->folder, "sweep folder")->required();
+  sub->add_option("--out", options->out, "file to write (default: DIR/sweep.h5)");
+  sub->callback([options, &invocation] {
+    invocation.exit_code = with_mpi([&](const comm::Communicator& world) {
+      log::configure(world.rank(), world.size());
+      const launch::Aggregation made = launch::aggregate(world, options->folder, options->out);
+      if (world.rank() == 0) print(fmt::format("{}: {} trials, {} done\n", made.file.string(), made.rows, made.done));
+      return ExitCode::ok;
+    });
+  });
+}
+
+}  // namespace moesweep::cli

@@ -1,0 +1,97 @@
+// Text for people and errors; see cli.hpp.
+#include <fmt/core.h>
+
+#include <algorithm>
+#include <cstdio>
+
+#include "cli.hpp"
+
+namespace moesweep::cli {
+
+CLI::App* subcommand(CLI::App& app, const std::string& name, const std::string& what, const std::string& example) {
+  CLI::App* sub = app.add_subcommand(name, what);
+  sub->footer("Example:\n  " + example);
+  return sub;
+}
+
+void report(const Error& error) {
+  std::string text = error.message();
+  // What rank 0 says of a sweep file or folder concerns all.
+  if (text.starts_with("[Rank 0/"))
+    if (const auto end = text.find("] "); end != std::string::npos) text = text.substr(end + 2);
+  if (!error.where().empty()) text = error.where() + ": " + text;
+  if (!error.hint().empty()) text += "\n  hint: " + error.hint();
+  std::fputs(fmt::format("moesweep: {} error: {}\n", name_of(error.kind()), text).c_str(), stderr);
+}
+
+ExitCode with_mpi(const std::function<ExitCode(const comm::Communicator& world)>& body) {
+  const comm::Environment environment;
+  const auto world = comm::Communicator::world();
+  const auto alone = [&](ExitCode code, const std::string& what) {
+    comm::abort_world(static_cast<int>(code), fmt::format("[Rank {}/{}] {}", world.rank(), world.size(), what));
+  };
+  try {
+    return body(world);
+  } catch (const Error& error) {
+    if (world.size() > 1 && !error.message().starts_with("[Rank ")) alone(exit_code_of(error.kind()), error.what());
+    if (world.rank() == 0) report(error);
+    return exit_code_of(error.kind());
+  } catch (const std::exception& error) {
+    if (world.size() > 1) alone(ExitCode::internal, error.what());
+    report(Error(ErrorKind::internal, error.what()));
+    return ExitCode::internal;
+  }
+}
+
+std::string count_in_words(double count) {
+  if (count < 1e3) return fmt::format("{:.0f}", count);
+  if (count < 1e6) return fmt::format("{:.0f} k", count / 1e3);
+  if (count < 1e9) return fmt::format("{:.2f} M", count / 1e6);
+  if (count < 1e12) return fmt::format("{:.2f} G", count / 1e9);
+  return fmt::format("{:.2f} T", count / 1e12);
+}
+
+std::string bytes_in_words(double bytes) {
+  constexpr double kKibi = 1024;
+  if (bytes < kKibi * kKibi) return fmt::format("{:.0f} KiB", bytes / kKibi);
+  if (bytes < kKibi * kKibi * kKibi) return fmt::format("{:.1f} MiB", bytes / (kKibi * kKibi));
+  return fmt::format("{:.1f} GiB", bytes / (kKibi * kKibi * kKibi));
+}
+
+std::string seconds_in_words(double seconds) {
+  if (seconds < 90) return fmt::format("{:.0f} s", seconds);
+  if (seconds < 5400) return fmt::format("{:.1f} min", seconds / 60);
+  return fmt::format("{:.1f} h", seconds / 3600);
+}
+
+std::string text_of(const Json& value) {
+  if (value.is_null()) return "none";
+  return value.is_string() ? value.get<std::string>() : value.dump();
+}
+
+std::string table(const std::vector<std::vector<std::string>>& rows) {
+  std::vector<std::size_t> widths;
+  for (const auto& row : rows)
+    for (std::size_t i = 0; i < row.size(); ++i) {
+      if (i == widths.size()) widths.push_back(0);
+      widths[i] = std::max(widths[i], row[i].size());
+    }
+  std::string text;
+  for (const auto& row : rows) {
+    std::string line;
+    for (std::size_t i = 0; i < row.size(); ++i) {
+      const bool number = !row[i].empty() && (std::isdigit(static_cast<unsigned char>(row[i][0])) != 0 || row[i][0] == '-') && i > 0;
+      line += number ? fmt::format("{:>{}}  ", row[i], widths[i]) : fmt::format("{:<{}}  ", row[i], widths[i]);
+    }
+    line.erase(line.find_last_not_of(' ') + 1);
+    text += line + "\n";
+  }
+  return text;
+}
+
+void print(const std::string& text) {
+  std::fputs(text.c_str(), stdout);
+  std::fflush(stdout);
+}
+
+}  // namespace moesweep::cli

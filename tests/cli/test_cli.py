@@ -1,0 +1,326 @@
+"""The program `moesweep` from the outside: every subcommand, exit codes, messages, resume after SIGKILL."""
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import tempfile
+import time
+import unittest
+
+PROGRAM = os.environ["MOESWEEP_PROGRAM"]
+MPIRUN = ["mpirun", "--allow-run-as-root", "--oversubscribe", "--bind-to", "none", "-n"]
+SUBCOMMANDS = ["doctor", "schema", "routers", "plan", "run", "train", "status", "aggregate", "results", "verify"]
+
+
+class Case(unittest.TestCase):
+    def setUp(self):
+        self.scratch = tempfile.TemporaryDirectory()
+        self.folder = pathlib.Path(self.scratch.name)
+
+    def tearDown(self):
+        self.scratch.cleanup()
+
+    def call(self, *arguments, ranks=0, code=0):
+        """Runs the program in the scratch folder; gives standard output and error, and checks the exit code."""
+        command = [*MPIRUN, str(ranks)] * (ranks > 0) + [PROGRAM, *map(str, arguments)]
+        done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, timeout=200)
+        self.assertEqual(done.returncode, code, f"{command}\n{done.stdout}\n{done.stderr}")
+        return done.stdout, done.stderr
+
+    def journal(self, folder):
+        events = []
+        for file in sorted((folder / "journal").glob("*.jsonl")):
+            for line in file.read_text().splitlines():
+                events.append(json.loads(line))
+        return events
+
+
+class Asking(Case):
+    """What can be asked without running anything."""
+
+    def test_help_of_each_subcommand_is_a_screen_with_an_example(self):
+        self.assertIn("Exit codes", self.call("--help")[0])
+        for name in SUBCOMMANDS:
+            text = self.call(name, "--help")[0]
+            self.assertIn("Example:", text, name)
+            self.assertIn("moesweep " + name, text)
+            self.assertLessEqual(len(text.splitlines()), 24, name)
+
+    def test_version(self):
+        self.assertRegex(self.call("--version")[0], r"^moesweep \d+\.\d+\.\d+ \(.+\)\n$")
+
+    def test_doctor_names_build_and_machine(self):
+        text = self.call("doctor")[0]
+        for topic in ["libtorch", "hdf5", "mpi", "cpu", "gpus", "slurm", "configs", "data"]:
+            self.assertIn(topic, text)
+        findings = {finding["topic"]: finding for finding in json.loads(self.call("doctor", "--json")[0])}
+        self.assertIn("parallel", findings["hdf5"]["text"])
+        for finding in findings.values():
+            self.assertEqual(finding["state"] == "ok", finding["mend"] == "", finding)
+
+    def test_schema_and_reference(self):
+        schema = json.loads(self.call("schema")[0])
+        self.assertIn("2020-12", schema["$schema"])
+        self.assertIn("routing", self.call("schema", "--markdown")[0])
+
+    def test_routers(self):
+        lines = self.call("routers")[0].splitlines()
+        names = [line.split()[0] for line in lines]
+        self.assertIn("reference", names)
+        self.assertIn("random", names)
+        for name in names:
+            self.assertIn(f"routing: routers/{name}.yaml", self.call("routers", "--explain", name)[0])
+
+    def test_plan_counts_sizes_and_estimates(self):
+        plan = json.loads(self.call("plan", "smoke", "seed=[1,2,2]", "--json")[0])
+        self.assertEqual(plan["count"], 8)
+        self.assertEqual(plan["duplicates_dropped"], 4)
+        self.assertEqual(len({trial["id"] for trial in plan["trials"]}), 8)
+        for trial in plan["trials"]:
+            self.assertEqual(trial["training_tokens"], 10 * 16 * 64)
+            self.assertGreater(trial["parameters_total"], trial["parameters_active"])
+            self.assertGreater(trial["seconds"], 0)
+            self.assertGreater(trial["memory_bytes"], 0)
+        text = self.call("plan", "smoke")[0]
+        self.assertIn("smoke: 4 trials (0 duplicates dropped, 0 excluded)", text)
+        for trial in plan["trials"][:1]:
+            self.assertIn("routing.balance.method", trial["axes"])
+
+    def test_plan_tells_the_ratio_of_sizes(self):
+        plan = json.loads(self.call("plan", "scale35x", "--json")[0])
+        totals = [trial["parameters_total"] for trial in plan["trials"]]
+        self.assertAlmostEqual(plan["parameter_ratio"], max(totals) / min(totals))
+        self.assertGreaterEqual(plan["parameter_ratio"], 35)
+        self.assertIn("a ratio of 35.", self.call("plan", "scale35x")[0])
+        self.assertNotIn("ratio", self.call("plan", "smoke")[0])
+
+    def test_plan_on_ranks(self):
+        one, four = (json.loads(self.call("plan", "quickstart", "--ranks", n, "--json")[0])["seconds"] for n in (1, 4))
+        self.assertLess(four, one)
+        skipped = json.loads(self.call("plan", "smoke", "parallel.data=2", "--ranks", 1, "--json")[0])["skipped"]
+        self.assertEqual(len(skipped), 4)
+        self.assertIn("needs 2 ranks", skipped[0]["reason"])
+
+
+class Errors(Case):
+    """One message, where, what next; the documented exit code; nothing on standard output."""
+
+    TABLE = [
+        ([], 2, "subcommand"),
+        (["frobnicate"], 2, "there is no subcommand 'frobnicate'"),
+        (["plan"], 2, "SWEEP is required"),
+        (["plan", "smoke", "--frob"], 2, "--frob"),
+        (["plan", "smoke", "--ranks", "0"], 2, "--ranks"),
+        (["plan", "nosuch"], 3, "nosuch"),
+        (["plan", "smoke", "train.stesp=3"], 3, "train.steps"),
+        (["plan", "smoke", "routing.top_k=99"], 3, "routing.top_k = 99"),
+        (["routers", "--explain", "nosuch"], 2, "known presets: "),
+        (["run", "smoke", "--shard", "2/2"], 2, "'2/2' is no shard"),
+        (["run", "nosuch"], 3, "nosuch"),
+        (["run", "smoke", "--out", "/proc/nowhere"], 4, "cannot make the sweep folder"),
+        (["train", "nosuch.yaml"], 3, "nosuch.yaml"),
+        (["status", "."], 4, "there is no plan.json"),
+        (["aggregate", "."], 4, "there is no plan.json"),
+        (["results", "nosuch.h5"], 4, "nosuch.h5"),
+        (["verify", "nosuch.h5"], 4, "nosuch.h5"),
+    ]
+
+    def test_table(self):
+        for arguments, code, message in self.TABLE:
+            with self.subTest(arguments=arguments):
+                out, err = self.call(*arguments, code=code)
+                self.assertEqual(out, "")
+                self.assertIn(message, err)
+                self.assertEqual(len(re.findall(r"^moesweep: \w+ error: ", err, re.M)), 1, err)
+
+    def test_several_ranks_say_it_once(self):
+        _, err = self.call("run", "smoke", "routing.top_k=99", ranks=2, code=3)
+        self.assertEqual(err.count("routing.top_k = 99"), 1, err)
+        self.assertNotIn("[Rank", err)
+
+    def test_data_that_is_not_there(self):
+        _, err = self.call("run", "smoke", "data=data/languages8.yaml", "data.store=/nowhere", code=7)
+        self.assertIn("moesweep-data build", err)
+
+    def test_damaged_file_is_corrupt(self):
+        file = self.folder / "sweep.h5"
+        file.write_bytes(b"no HDF5 file at all")
+        for name in ["results", "verify"]:
+            _, err = self.call(name, file, code=5)
+            self.assertIn(str(file), err)
+
+    def test_world_too_small_skips_with_a_reason(self):
+        out, err = self.call("run", "smoke", "parallel.data=3", ranks=2, code=1)
+        self.assertIn("4 skipped", out)
+        self.assertIn("needs 3 ranks (parallel.expert * parallel.data), this world has 2", err)
+        out, _ = self.call("status", "runs/smoke", code=1)
+        self.assertIn("this world has 2", out)
+
+    def test_one_rank_world_in_a_slurm_step_of_several(self):
+        os.environ["SLURM_STEP_NUM_TASKS"] = "2"
+        try:
+            _, err = self.call("run", "smoke", code=6)
+        finally:
+            del os.environ["SLURM_STEP_NUM_TASKS"]
+        self.assertIn("srun --mpi=pmix", err)
+
+
+class Running(Case):
+    def test_run_twice_then_everything_after_it(self):
+        out, err = self.call("run", "smoke", ranks=2)
+        self.assertEqual(out, "runs/smoke: 4 done\n")
+        folder = self.folder / "runs/smoke"
+        for name in ["sweep.yaml", "plan.json"]:
+            self.assertTrue((folder / name).is_file())
+        out, err = self.call("run", "smoke", ranks=2)
+        self.assertIn("nothing to do: all 4 trials", err)
+        self.assertEqual(sum(event["event"] == "started" for event in self.journal(folder)), 4)
+
+        status = json.loads(self.call("status", folder, "--json")[0])
+        self.assertEqual(status["states"], {"done": 4})
+        self.assertEqual({trial["step"] for trial in status["trials"]}, {10})
+
+        self.call("aggregate", folder)
+        self.assertIn("sound", self.call("verify", folder / "sweep.h5")[0])
+        rows = json.loads(self.call("results", folder / "sweep.h5", "--json")[0])
+        self.assertEqual([row["state"] for row in rows], ["done"] * 4)
+        self.assertEqual([row["id"] for row in rows], sorted(row["id"] for row in rows))
+        reference = next(row for row in rows if row["axes"]["routing.select"] == "reference")
+        self.assertEqual(reference["metrics"]["purity_expert"], 1.0)
+        for row in rows:
+            metrics = row["metrics"]
+            self.assertAlmostEqual(metrics["gap_to_reference.loss"], metrics["loss"] - reference["metrics"]["loss"], places=12)
+            self.assertIn("greedy.loss", metrics)
+        best = json.loads(self.call("results", folder / "sweep.h5", "--top", "loss")[0])
+        self.assertEqual([row["id"] for row in best], [row["id"] for row in sorted(rows, key=lambda row: row["metrics"]["loss"])])
+        purest = json.loads(self.call("results", folder / "sweep.h5", "--top", "purity_expert")[0])
+        self.assertEqual(purest[0]["id"], reference["id"])
+        _, err = self.call("results", folder / "sweep.h5", "--top", "beauty", code=2)
+        self.assertIn("known metrics: ", err)
+
+        # A trial's own config.yaml reproduces it, bit by bit on the same layout.
+        trial = rows[1]["id"]
+        again = json.loads(self.call("train", folder / "trials" / trial[:2] / trial / "config.yaml", "--out", "again")[0])
+        self.assertEqual(again["id"], trial)
+        self.assertEqual(again["state"], "done")
+        self.assertEqual(again["metrics"]["loss"], rows[1]["metrics"]["loss"])
+        _, err = self.call("train", folder / "trials" / trial[:2] / trial / "config.yaml", "--out", "again")
+        self.assertIn("nothing to do", err)
+
+    def test_failed_trial_is_a_row(self):
+        out, _ = self.call("run", "smoke", "train.loss_limit=1e-6", code=1)
+        self.assertIn("4 diverged", out)
+        self.call("status", "runs/smoke", code=1)
+        self.call("aggregate", "runs/smoke", ranks=2)
+        rows = json.loads(self.call("results", "runs/smoke/sweep.h5")[0])
+        for row in rows:
+            self.assertEqual(row["state"], "diverged")
+            self.assertIn("loss", row["reason"])
+
+    def test_shards_cover_the_sweep_and_share_the_folder(self):
+        for shard in ["0/2", "1/2"]:
+            self.call("run", "smoke", "--shard", shard)
+        started = [event["trial"] for event in self.journal(self.folder / "runs/smoke") if event["event"] == "started"]
+        self.assertEqual(len(started), 4)
+        self.assertEqual(len(set(started)), 4)
+
+    def test_gang_of_two_ranks(self):
+        out, _ = self.call("run", "smoke", "parallel.data=2", ranks=2)
+        self.assertIn("4 done", out)
+
+    def test_names_that_a_shell_would_take_apart(self):
+        name = "a b;$(touch hit)'\"ü"
+        out, _ = self.call("run", "smoke", "train.steps=2", "train.warmup_steps=1", "--out", name)
+        self.assertIn("4 done", out)
+        self.assertTrue((self.folder / name / "plan.json").is_file())
+        self.assertFalse((self.folder / "hit").exists())
+
+
+def session_of(process):
+    """Every process of a launch: mpirun gives its ranks groups of their own, their session stays."""
+    for entry in pathlib.Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                fields = (entry / "stat").read_text().rsplit(")", 1)[1].split()
+            except OSError:
+                continue
+            if int(fields[3]) == process:
+                yield int(entry.name)
+
+
+class Killing(Case):
+    SWEEP = ["smoke", "train.steps=120", "seed=[1,2,3]"]
+
+    def start(self, ranks):
+        return subprocess.Popen([*MPIRUN, str(ranks), PROGRAM, "run", *self.SWEEP], cwd=self.folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+
+    def wait_for_files(self, count):
+        deadline = time.time() + 100
+        while time.time() < deadline:
+            files = list(self.folder.glob("runs/smoke/trials/*/*/trial.h5"))
+            running = list(self.folder.glob("runs/smoke/trials/*/*/attempt-1"))
+            if len(files) >= count and len(running) > len(files):
+                return {file.parent.name: file.stat().st_mtime_ns for file in files}
+            time.sleep(0.02)
+        self.fail("the sweep did not come that far")
+
+    def test_kill_9_then_run_again_loses_nothing_and_repeats_nothing(self):
+        launch = self.start(2)
+        finished = self.wait_for_files(3)
+        for process in list(session_of(launch.pid)):
+            os.kill(process, signal.SIGKILL)
+        launch.wait()
+        out, _ = self.call("run", *self.SWEEP, ranks=2)
+        self.assertIn("12 done", out)
+        for trial, when in finished.items():
+            file = self.folder / "runs/smoke/trials" / trial[:2] / trial / "trial.h5"
+            self.assertEqual(file.stat().st_mtime_ns, when, "a finished trial was made again")
+        events = self.journal(self.folder / "runs/smoke")
+        done = [event["trial"] for event in events if event["event"] == "ended" and event["state"] == "done"]
+        self.assertEqual(len(done), 12)
+        self.assertEqual(len(set(done)), 12)
+        crashed = [event for event in events if event["event"] == "ended" and event["state"] == "crashed"]
+        self.assertLessEqual(len(crashed), 2)
+        # The same numbers as an undisturbed run.
+        self.call("aggregate", "runs/smoke")
+        self.call("run", *self.SWEEP, "--out", "undisturbed")
+        self.call("aggregate", "undisturbed")
+        disturbed, undisturbed = (json.loads(self.call("results", file)[0]) for file in ["runs/smoke/sweep.h5", "undisturbed/sweep.h5"])
+        for one, other in zip(disturbed, undisturbed):
+            for name in ["loss", "purity_expert", "greedy.loss"]:
+                self.assertEqual(one["metrics"][name], other["metrics"][name], one["id"])
+
+    def test_signal_stops_with_75_and_the_next_run_goes_on(self):
+        launch = subprocess.Popen([PROGRAM, "run", *self.SWEEP, "train.steps=2000"], cwd=self.folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.time() + 60
+        while time.time() < deadline and not list(self.folder.glob("runs/smoke/trials/*/*/attempt-1")):
+            time.sleep(0.05)
+        time.sleep(1.0)
+        launch.send_signal(signal.SIGTERM)
+        self.assertEqual(launch.wait(timeout=60), 75)
+        states = [event["state"] for event in self.journal(self.folder / "runs/smoke") if event["event"] == "ended"]
+        self.assertEqual(states[-1], "preempted")
+        self.assertTrue(list(self.folder.glob("runs/smoke/trials/*/*/checkpoint.h5")))
+
+
+class Aggregating(Case):
+    def test_any_number_of_ranks_gives_the_same_digest(self):
+        self.call("run", "smoke", "train.steps=2", ranks=2)
+        digests = set()
+        for ranks in [0, 1, 2, 3]:
+            file = f"sweep{ranks}.h5"
+            self.call("aggregate", "runs/smoke", "--out", file, ranks=ranks)
+            digests.add(re.search(r"digest (\w{64})", self.call("verify", file)[0]).group(1))
+        self.assertEqual(len(digests), 1)
+
+    def test_fewer_trials_than_ranks(self):
+        (self.folder / "one.yaml").write_text("sweep: one\nbase: models/testbed-tiny.yaml\ndata: data/synthetic8.yaml\ntrain: {steps: 2}\nevaluation: {tokens: 1024}\n")
+        self.call("run", "one.yaml")
+        self.call("aggregate", "runs/one", ranks=3)
+        self.assertEqual(len(json.loads(self.call("results", "runs/one/sweep.h5")[0])), 1)
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
