@@ -1,4 +1,4 @@
-"""The program `moesweep` from the outside: every subcommand, exit codes, messages, resume after SIGKILL."""
+"""The program `moesweep` and jobs/local.sh from the outside: every subcommand, exit codes, messages, resume after SIGKILL."""
 import json
 import os
 import pathlib
@@ -9,7 +9,7 @@ import tempfile
 import time
 import unittest
 
-PROGRAM = os.environ["MOESWEEP_PROGRAM"]
+PROGRAM = os.environ["MOESWEEP_PROGRAM"]  # jobs/local.sh reads it too
 MPIRUN = ["mpirun", "--allow-run-as-root", "--oversubscribe", "--bind-to", "none", "-n"]
 SUBCOMMANDS = ["doctor", "schema", "routers", "plan", "run", "train", "status", "aggregate", "results", "verify"]
 
@@ -236,6 +236,18 @@ class Running(Case):
         self.assertIn("4 done", out)
         self.assertTrue((self.folder / name / "plan.json").is_file())
         self.assertFalse((self.folder / "hit").exists())
+
+    def test_local_script_runs_a_sweep_to_its_aggregate(self):
+        script = pathlib.Path(__file__).resolve().parents[2] / "jobs/local.sh"
+        command = ["bash", script, "smoke", "--ranks", "2", "train.steps=2", "train.warmup_steps=1"]
+        for _ in range(2):
+            done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, timeout=200)
+            self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+            self.assertIn("runs/smoke/sweep.h5: sound", done.stdout)
+        self.assertIn("nothing to do", done.stderr)
+        broken = subprocess.run([*command[:3], "train.stesp=1"], cwd=self.folder, capture_output=True, text=True, timeout=60)
+        self.assertEqual(broken.returncode, 3, broken.stderr)
+        self.assertIn("train.steps", broken.stderr)
 
 
 def session_of(process):

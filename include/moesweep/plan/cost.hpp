@@ -12,7 +12,7 @@ namespace moesweep::plan {
 
 /// Sustained floating-point operations per second of one rank with one thread in training, used for every estimate of time.
 /// A plain default for a current server core in fp32 on small models; it is not a measurement of this machine.
-inline constexpr double kDefaultFlopsPerSecond = 40e9;
+inline constexpr double kDefaultFlopsPerSecond = 60e9;
 
 struct TrialCost {
   std::int64_t ranks = 1;              ///< of its gang: parallel.expert * parallel.data
