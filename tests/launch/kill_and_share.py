@@ -1,5 +1,9 @@
-"""Kills a launch with SIGKILL and starts it again; starts two launches on one folder. Nothing may be lost, nothing may run twice."""
+"""Kills a launch with SIGKILL and starts it again; starts two launches on one folder; lets one rank of a gang fail alone.
+
+Nothing may be lost, nothing may run twice.
+"""
 import collections
+import json
 import os
 import pathlib
 import signal
@@ -12,8 +16,8 @@ PROGRAM = sys.argv[1]
 MPIRUN = ["mpirun", "--allow-run-as-root", "--oversubscribe", "--bind-to", "none"]
 
 
-def start(ranks, folder, marks, trials, milliseconds):
-    command = [*MPIRUN, "-n", str(ranks), PROGRAM, str(folder), str(marks), str(trials), str(milliseconds)]
+def start(ranks, folder, marks, trials, milliseconds, *more):
+    command = [*MPIRUN, "-n", str(ranks), PROGRAM, str(folder), str(marks), str(trials), str(milliseconds), *map(str, more)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
 
 
@@ -84,6 +88,30 @@ def two_launches_share_a_folder():
         print(f"two launches shared {trials} trials, each ran once")
 
 
+def rank_that_fails_alone_ends_the_world_and_is_named():
+    with tempfile.TemporaryDirectory() as name:
+        folder, marks, trials, failing = pathlib.Path(name) / "sweep", pathlib.Path(name) / "marks", 5, 3
+        first = start(2, folder, marks, trials, 10, 2, failing)
+        output, _ = first.communicate(timeout=60)
+        assert first.returncode == 6, f"exit code {first.returncode}\n{output}"
+        assert "[Rank 1/2] a rank of its own mind" in output, output
+        # The same command goes on: the culprit is a row, the others are done.
+        second = start(2, folder, marks, trials, 10, 2, failing)
+        output, _ = second.communicate(timeout=60)
+        assert second.returncode == 1, output
+        assert len(read(marks)) == trials
+        ended = collections.Counter()
+        for file in (folder / "journal").iterdir():
+            for line in file.read_text().splitlines():
+                event = json.loads(line)
+                if event["event"] == "ended":
+                    ended[event["state"]] += 1
+                    assert event["state"] == "done" or event["reason"] == "[Rank 1/2] a rank of its own mind", event
+        assert ended == {"done": trials - 1, "failed": 1}, ended
+        print("a rank that failed alone ended the world with code 6, is a row, and the rest went on")
+
+
 killed_launch_is_resumed(1)
 killed_launch_is_resumed(2)
 two_launches_share_a_folder()
+rank_that_fails_alone_ends_the_world_and_is_named()
