@@ -35,9 +35,14 @@ for try in 1 2 3; do
   [[ $code == 6 || $code -ge 128 ]] || break
   echo "[local] the run ended with code $code (try $try of 3)" >&2
 done
-[[ $code == 0 || $code == 1 ]] || { echo "[local] the run stopped with code $code; the message is above, the same command goes on" >&2; exit "$code"; }
+if [[ $code != 0 && $code != 1 ]]; then
+  echo "[local] the run stopped with code $code; the message is above, the same command goes on" >&2
+  exit "$code"
+fi
 
 "${mpi[@]}" "$program" aggregate "$out"
 "$program" verify "$out/sweep.h5"
-if [[ -x $root/.venv/bin/moesweep-report ]]; then "$root/.venv/bin/moesweep-report" html "$out/sweep.h5"; fi
+if [[ -x $root/.venv/bin/moesweep-report ]]; then
+  "$root/.venv/bin/moesweep-report" html "$out/sweep.h5" || { echo "[local] the report failed; $out/sweep.h5 is sound" >&2; exit 70; }
+fi
 exit "$code"

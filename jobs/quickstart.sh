@@ -12,7 +12,8 @@ step() { # NAME MEND COMMAND...: runs it, shows how long it took, says what to d
   printf '\033[1m[quickstart]\033[0m %s\n' "$name"
   "$@" || code=$?
   if [[ $code != 0 ]]; then
-    printf '[quickstart] FAILED: %s (exit code %s)\n  %s\n  Then run bash jobs/quickstart.sh again: it goes on where it was.\n' "$name" "$code" "$mend" >&2
+    printf '[quickstart] FAILED: %s (exit code %s)\n  %s\n' "$name" "$code" "$mend" >&2
+    printf '  Then run bash jobs/quickstart.sh again: it goes on where it was.\n' >&2
     exit "$code"
   fi
   printf '[quickstart] %s: done in %s s\n' "$name" $((SECONDS - began))
@@ -29,6 +30,7 @@ step "1/4 packages" "The lines above name what is missing; on a cluster load mod
 step "2/4 build" "The first error above is the one to read; bash jobs/setup.sh build repeats this step." bash jobs/setup.sh build release
 step "3/4 text in eight languages" "Is the network up? moesweep-data also works from packages that lie in $MOESWEEP_DATA/downloads." \
   .venv/bin/moesweep-data build configs/data/languages8.yaml
-step "4/4 sweep, aggregate, report" "build/release/moesweep doctor shows what this machine lacks; runs/quickstart/trials/*/*/log.txt hold each trial's story." \
+step "4/4 sweep, aggregate, report" \
+  "build/release/moesweep doctor shows what this machine lacks; runs/quickstart/trials/*/*/log.txt hold each trial's story." \
   run_and_report "$@"
 printf '[quickstart] all done in %s s. The report: %s\n' $((SECONDS - start)) "$PWD/runs/quickstart/report.html"

@@ -25,7 +25,7 @@ class Case(unittest.TestCase):
     def call(self, *arguments, ranks=0, code=0):
         """Runs the program in the scratch folder; gives standard output and error, and checks the exit code."""
         command = [*MPIRUN, str(ranks)] * (ranks > 0) + [PROGRAM, *map(str, arguments)]
-        done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, timeout=200)
+        done = subprocess.run(command, cwd=self.folder, check=False, capture_output=True, text=True, timeout=200)
         self.assertEqual(done.returncode, code, f"{command}\n{done.stdout}\n{done.stderr}")
         return done.stdout, done.stderr
 
@@ -107,7 +107,7 @@ class Asking(Case):
 class Errors(Case):
     """One message, where, what next; the documented exit code; nothing on standard output."""
 
-    TABLE = [
+    TABLE = (
         ([], 2, "subcommand"),
         (["frobnicate"], 2, "there is no subcommand 'frobnicate'"),
         (["plan"], 2, "SWEEP is required"),
@@ -125,7 +125,7 @@ class Errors(Case):
         (["aggregate", "."], 4, "there is no plan.json"),
         (["results", "nosuch.h5"], 4, "nosuch.h5"),
         (["verify", "nosuch.h5"], 4, "nosuch.h5"),
-    ]
+    )
 
     def test_table(self):
         for arguments, code, message in self.TABLE:
@@ -133,7 +133,7 @@ class Errors(Case):
                 out, err = self.call(*arguments, code=code)
                 self.assertEqual(out, "")
                 self.assertIn(message, err)
-                self.assertEqual(len(re.findall(r"^moesweep: \w+ error: ", err, re.M)), 1, err)
+                self.assertEqual(len(re.findall(r"^moesweep: \w+ error: ", err, re.MULTILINE)), 1, err)
 
     def test_several_ranks_say_it_once(self):
         _, err = self.call("run", "smoke", "routing.top_k=99", ranks=2, code=3)
@@ -241,11 +241,11 @@ class Running(Case):
         script = pathlib.Path(__file__).resolve().parents[2] / "jobs/local.sh"
         command = ["bash", script, "smoke", "--ranks", "2", "train.steps=2", "train.warmup_steps=1"]
         for _ in range(2):
-            done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, timeout=200)
+            done = subprocess.run(command, cwd=self.folder, check=False, capture_output=True, text=True, timeout=200)
             self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
             self.assertIn("runs/smoke/sweep.h5: sound", done.stdout)
         self.assertIn("nothing to do", done.stderr)
-        broken = subprocess.run([*command[:3], "train.stesp=1"], cwd=self.folder, capture_output=True, text=True, timeout=60)
+        broken = subprocess.run([*command[:3], "train.stesp=1"], cwd=self.folder, check=False, capture_output=True, text=True, timeout=60)
         self.assertEqual(broken.returncode, 3, broken.stderr)
         self.assertIn("train.steps", broken.stderr)
 
@@ -263,10 +263,11 @@ def session_of(process):
 
 
 class Killing(Case):
-    SWEEP = ["smoke", "train.steps=120", "seed=[1,2,3]"]
+    SWEEP = ("smoke", "train.steps=120", "seed=[1,2,3]")
 
     def start(self, ranks):
-        return subprocess.Popen([*MPIRUN, str(ranks), PROGRAM, "run", *self.SWEEP], cwd=self.folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+        command = [*MPIRUN, str(ranks), PROGRAM, "run", *self.SWEEP]
+        return subprocess.Popen(command, cwd=self.folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
 
     def wait_for_files(self, count):
         deadline = time.time() + 100
@@ -305,7 +306,8 @@ class Killing(Case):
                 self.assertEqual(one["metrics"][name], other["metrics"][name], one["id"])
 
     def test_signal_stops_with_75_and_the_next_run_goes_on(self):
-        launch = subprocess.Popen([PROGRAM, "run", *self.SWEEP, "train.steps=2000"], cwd=self.folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        command = [PROGRAM, "run", *self.SWEEP, "train.steps=2000"]
+        launch = subprocess.Popen(command, cwd=self.folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         deadline = time.time() + 60
         while time.time() < deadline and not list(self.folder.glob("runs/smoke/trials/*/*/attempt-1")):
             time.sleep(0.05)
@@ -328,7 +330,8 @@ class Aggregating(Case):
         self.assertEqual(len(digests), 1)
 
     def test_fewer_trials_than_ranks(self):
-        (self.folder / "one.yaml").write_text("sweep: one\nbase: models/testbed-tiny.yaml\ndata: data/synthetic8.yaml\ntrain: {steps: 2}\nevaluation: {tokens: 1024}\n")
+        sweep = ["sweep: one", "base: models/testbed-tiny.yaml", "data: data/synthetic8.yaml", "train: {steps: 2}", "evaluation: {tokens: 1024}"]
+        (self.folder / "one.yaml").write_text("\n".join(sweep))
         self.call("run", "one.yaml")
         self.call("aggregate", "runs/one", ranks=3)
         self.assertEqual(len(json.loads(self.call("results", "runs/one/sweep.h5")[0])), 1)
