@@ -27,7 +27,7 @@ run_and_report() { # failed trials are rows of the report, not an end
 }
 
 step "1/4 packages" "The lines above name what is missing; on a cluster load modules and set MOESWEEP_NO_APT=1." bash jobs/setup.sh packages
-step "2/4 build" "The first error above is the one to read; bash jobs/setup.sh build repeats this step." bash jobs/setup.sh build release
+step "2/4 build" "The first error above is the one to read; bash jobs/setup.sh build repeats this step." bash jobs/setup.sh build release moesweep
 step "3/4 text in eight languages" "Is the network up? moesweep-data also works from packages that lie in $MOESWEEP_DATA/downloads." \
   .venv/bin/moesweep-data build configs/data/languages8.yaml
 step "4/4 sweep, aggregate, report" \

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what moesweep needs and builds it. Idempotent: what is there is left alone.
 #   jobs/setup.sh packages [--tests]     system packages (apt) and the Python environment .venv
-#   jobs/setup.sh build [PRESET]         configure and build a CMake preset (default: release)
+#   jobs/setup.sh build [PRESET [TARGET]]  configure and build a CMake preset (default: release, everything)
 # Environment: MOESWEEP_NO_APT=1 never calls apt (a cluster with modules); MOESWEEP_JOBS=N compile jobs.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -73,6 +73,6 @@ case ${1:-} in
       cmake --preset "$preset" || die "configure failed; the last message above names the package to install"
     fi
     say "building preset $preset (a first build takes some minutes)"
-    cmake --build "build/$preset" -j "${MOESWEEP_JOBS:-$(nproc)}" || die "build failed; the first error above is the one to read" ;;
+    cmake --build "build/$preset" -j "${MOESWEEP_JOBS:-$(nproc)}" --target "${3:-all}" || die "build failed; the first error above is the one to read" ;;
   *) sed -n '2,6p' "$0"; exit 2 ;;
 esac
