@@ -8,16 +8,6 @@
 namespace moesweep::routing {
 namespace {
 
-/// The sequences [first, first + count) of a step as a pass of its own.
-std::pair<TokenLayout, at::Tensor> part_of(const Step& step, std::int64_t first, std::int64_t count) {
-  TokenLayout layout = step.layout;
-  layout.sequences = count;
-  layout.index.assign(step.layout.index.begin() + first, step.layout.index.begin() + first + count);
-  layout.domain.assign(step.layout.domain.begin() + first, step.layout.domain.begin() + first + count);
-  if (layout.mask.defined()) layout.mask = layout.mask.narrow(0, first * layout.length, count * layout.length);
-  return {layout, step.logits.narrow(0, first * layout.length, count * layout.length)};
-}
-
 TEST(Passes, CuttingAStepChangesNeitherChoicesNorLossesNorState) {
   auto gang = comm::make_local_transport();
   const Step step = make_step(7, 8, 4, 8, 2, 1.0, true);

@@ -28,11 +28,8 @@ TEST(Ranks, DecisionsLossesAndBiasAreThoseOfOneRank) {
 
         // Micro-batches of two sequences: rank r takes [6 r / R, 6 (r + 1) / R) of the six.
         const std::int64_t first = 6 * world.rank() / world.size() * 2, count = 6 * (world.rank() + 1) / world.size() * 2 - first;
-        TokenLayout layout = step.layout;
-        layout.sequences = count;
-        layout.index.assign(step.layout.index.begin() + first, step.layout.index.begin() + first + count);
-        layout.domain.assign(step.layout.domain.begin() + first, step.layout.domain.begin() + first + count);
-        const Scores part{step.logits.narrow(0, first * 4, count * 4), 0, &layout};
+        const auto [layout, logits] = part_of(step, first, count);
+        const Scores part{logits, 0, &layout};
         const auto decision = mine.decide({&part, 1}, true)[0];
         const Assignment assignment = mine.apply(part, decision);
         mine.end_step();

@@ -3,6 +3,8 @@
 
 #include <ATen/ATen.h>
 
+#include <utility>
+
 #include "moesweep/core/random.hpp"
 #include "moesweep/routing/router.hpp"
 #include "reference/routing_reference.hpp"
@@ -53,6 +55,16 @@ inline Step make_step(std::uint64_t seed, std::int64_t sequences, std::int64_t l
     for (std::int64_t t = 0; t < layout.tokens(); ++t) layout.mask[t] = step.oracle.mask[static_cast<std::size_t>(t)] != 0;
   }
   return step;
+}
+
+/// The sequences [first, first + count) of a step as a pass of its own.
+inline std::pair<TokenLayout, at::Tensor> part_of(const Step& step, std::int64_t first, std::int64_t count) {
+  TokenLayout layout = step.layout;
+  layout.sequences = count;
+  layout.index.assign(step.layout.index.begin() + first, step.layout.index.begin() + first + count);
+  layout.domain.assign(step.layout.domain.begin() + first, step.layout.domain.begin() + first + count);
+  if (layout.mask.defined()) layout.mask = layout.mask.narrow(0, first * layout.length, count * layout.length);
+  return {layout, step.logits.narrow(0, first * layout.length, count * layout.length)};
 }
 
 inline reference::Score oracle_score(Score score) { return static_cast<reference::Score>(score); }

@@ -189,7 +189,7 @@ TEST_F(Configs, Scale35xHas35TimesTheParameters) {
     return 2 * c.data.vocabulary * m.width + m.width + m.layers * layer;
   };
   const Sweep study = load_sweep("scale35x");
-  ASSERT_EQ(study.trials.size(), 20u);
+  ASSERT_EQ(study.trials.size(), 24u);
   std::set<std::int64_t> sizes;
   for (const Trial& trial : study.trials) sizes.insert(parameters(trial.config));
   ASSERT_EQ(sizes.size(), 2u);

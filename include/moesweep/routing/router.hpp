@@ -20,10 +20,6 @@
 
 namespace moesweep::routing {
 
-/// `training`: the routing in force in training, its balancing included, without noise. `greedy`: what inference does without
-/// seeing other tokens; persistent state (a bias) stays.
-enum class Reading { training, greedy };
-
 class LayerRouter {
  public:
   /// `gang` must outlive the router. `experts` and `domains` as in the model and the data.
@@ -33,8 +29,6 @@ class LayerRouter {
   bool needs_whole_step() const;
   /// True when logits up to a position cannot depend on later tokens, in training.
   bool causal() const { return true; }
-  /// True when the two readings of an evaluation differ.
-  bool readings_differ() const { return false; }
 
   /// Collective over the gang where a scope spans ranks: every rank calls with as many passes, empty ones included.
   /// With `training` the balancing state of the step accumulates (see `end_step`).
