@@ -112,6 +112,7 @@ TEST(Agreement, EveryRankThrowsWhatOneRankThrew) {
     EXPECT_EQ(error.kind(), ErrorKind::corrupt);
     EXPECT_EQ(error.where(), "trial.h5");
     EXPECT_EQ(error.hint(), "remove it");
+    EXPECT_TRUE(error.on_every_rank());
     const std::string prefix = world.size() > 1 ? "[Rank " + std::to_string(culprit) + "/" + std::to_string(world.size()) + "] " : "";
     EXPECT_EQ(error.message(), prefix + "bad dataset");
   }

@@ -56,7 +56,7 @@ class Communicator {
   std::int64_t minimum(std::int64_t value, const char* what) const;
 
   /// Collective agreement after rank-local work that may fail: runs `work`, and when it threw on any rank, throws on every rank
-  /// the error of the lowest failing rank, its message prefixed by `[Rank r/n]`.
+  /// the error of the lowest failing rank, its message prefixed by `[Rank r/n]` and marked `on_every_rank()`.
   void agree(const std::function<void()>& work, const char* what) const;
 
  private:

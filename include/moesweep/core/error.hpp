@@ -36,9 +36,15 @@ class Error : public std::runtime_error {
   const std::string& where() const { return where_; }
   const std::string& hint() const { return hint_; }
 
+  /// True when every rank of the gang (or world) throws this error at the same place, so that all can go on together.
+  bool on_every_rank() const { return on_every_rank_; }
+  /// Marks an error that is thrown alike on every rank: what it depends on is the same everywhere, or was agreed on.
+  Error& thrown_on_every_rank() { return on_every_rank_ = true, *this; }
+
  private:
   ErrorKind kind_;
   std::string message_, where_, hint_;
+  bool on_every_rank_ = false;
 };
 
 /// Throws an internal error, naming the place, when `condition` is false. For programmer errors only; user errors throw `Error` by kind.
