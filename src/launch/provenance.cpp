@@ -5,14 +5,13 @@
 #include <fmt/core.h>
 #include <unistd.h>
 
+#include <array>
+#include <cstdlib>
 #include <ctime>
 #include <fstream>
-#include <string_view>
 
 #include "moesweep/comm/mpi.hpp"
 #include "moesweep/core/version.hpp"
-
-extern char** environ;
 
 namespace moesweep::launch {
 
@@ -41,27 +40,25 @@ std::string mpi_version() {
 
 namespace {
 
-/// What may be told of the environment: nothing that could hold a secret.
-bool may_be_told(std::string_view name) { return name == "OMP_NUM_THREADS" || name.starts_with("MOESWEEP_") || name.starts_with("SLURM_"); }
+/// What is told of the environment, name by name: others of the same prefix may hold a secret (SLURM_JWT does).
+constexpr std::array kTold{"MOESWEEP_CONFIGS",    "MOESWEEP_DATA",       "MOESWEEP_LOG",       "MOESWEEP_PROGRESS",   "OMP_NUM_THREADS",
+                           "OMP_PLACES",          "OMP_PROC_BIND",       "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID", "SLURM_CLUSTER_NAME",
+                           "SLURM_CPUS_PER_TASK", "SLURM_JOB_ID",        "SLURM_JOB_NODELIST", "SLURM_JOB_PARTITION", "SLURM_NNODES",
+                           "SLURM_NTASKS",        "SLURM_RESTART_COUNT", "SLURM_STEP_ID"};
 
 }  // namespace
 
 Json provenance(const std::vector<std::string>& command_line, std::int64_t ranks, const std::string& libtorch_version) {
   Json environment = Json::object();
-  std::map<std::string, std::string> told;
-  for (char** entry = environ; *entry != nullptr; ++entry) {
-    const std::string_view text(*entry);
-    const auto equals = text.find('=');
-    if (equals != std::string_view::npos && may_be_told(text.substr(0, equals))) told.emplace(text.substr(0, equals), text.substr(equals + 1));
-  }
-  for (const auto& [name, value] : told) environment[name] = value;
+  for (const char* name : kTold)
+    if (const char* value = std::getenv(name)) environment[name] = value;
   Json slurm = Json::object();
   for (const auto& [key, name] : {std::pair("job", "SLURM_JOB_ID"),
                                   {"step", "SLURM_STEP_ID"},
                                   {"array_job", "SLURM_ARRAY_JOB_ID"},
                                   {"array_task", "SLURM_ARRAY_TASK_ID"},
                                   {"restarts", "SLURM_RESTART_COUNT"}})
-    if (const auto found = told.find(name); found != told.end()) slurm[key] = found->second;
+    if (const auto found = environment.find(name); found != environment.end()) slurm[key] = *found;
   Json facts = {{"version", version()}, {"git", git_version()},      {"mpi", mpi_version()}, {"libtorch", nullptr},
                 {"host", host_name()},  {"cpu_model", cpu_model()},  {"ranks", ranks},       {"command_line", command_line},
                 {"slurm", slurm},       {"environment", environment}};
