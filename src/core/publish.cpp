@@ -69,9 +69,11 @@ std::string read_text(const std::filesystem::path& path) {
   errno = 0;
   std::ifstream in(path, std::ios::binary);
   if (!in) fail("cannot read", path, errno == 0 ? EIO : errno);
-  std::string text{std::istreambuf_iterator<char>(in), {}};
-  if (in.bad()) fail("reading failed", path, EIO);
-  return text;
+  try {
+    return {std::istreambuf_iterator<char>(in), {}};
+  } catch (const std::ios_base::failure&) {  // thrown by the file's buffer, whatever the stream's mask
+    fail("cannot read", path, errno == 0 ? EIO : errno);
+  }
 }
 
 }  // namespace moesweep

@@ -61,6 +61,7 @@ TEST_F(Publish, AnErrorNamesTheFileAndKeepsTheOld) {
   fs::create_directory(folder_ / "taken");
   EXPECT_THROW(publish_text(folder_ / "taken", "x"), Error);  // a folder of that name
   EXPECT_THROW(read_text(folder_ / "none.txt"), Error);
+  EXPECT_THROW(read_text(folder_ / "taken"), Error);  // opens, but cannot be read
 }
 
 TEST_F(Publish, AReaderSeesTheOldOrTheNewWholeFileWhileAWriterIsKilled) {
