@@ -33,11 +33,20 @@ int last_attempt(const fs::path& trial_folder) {
   return last;
 }
 
-Owner owner_of(const fs::path& trial_folder, int attempt) {
+std::optional<Owner> owner_of(const fs::path& trial_folder, int attempt) {
+  const fs::path file = trial_folder / fmt::format("attempt-{}", attempt) / "claim.json";
+  std::string text;
   try {
-    return Owner::of_json(Json::parse(read_text(trial_folder / fmt::format("attempt-{}", attempt) / "claim.json")));
-  } catch (const std::exception&) {
-    return {};
+    text = read_text(file);
+  } catch (const Error&) {
+    std::error_code failure;
+    if (fs::exists(file, failure) || failure) return std::nullopt;
+    return Owner();
+  }
+  try {
+    return Owner::of_json(Json::parse(text));
+  } catch (const Json::exception&) {
+    return Owner();
   }
 }
 
@@ -54,9 +63,9 @@ bool make_attempt(const fs::path& folder, int attempt, const Owner& me) {
   if (std::rename(prepared.c_str(), target.c_str()) == 0) return true;
   const int code = errno;
   // A network file system may repeat a rename whose answer was lost: then the claim is there, and it is ours.
-  const Owner holder = owner_of(folder, attempt);
+  const auto holder = owner_of(folder, attempt);
   fs::remove_all(prepared, failure);
-  if (holder.launch == me.launch && holder.writer == me.writer && holder.process == me.process) return true;
+  if (holder && holder->launch == me.launch && holder->writer == me.writer && holder->process == me.process) return true;
   if (code == EEXIST || code == ENOTEMPTY) return false;
   throw Error(ErrorKind::io, fmt::format("cannot make it: {}", std::strerror(code)), target.string());
 }
@@ -76,7 +85,9 @@ Claim try_claim(const fs::path& sweep_folder, const std::string& id, const Owner
   const int last = last_attempt(folder);
   std::string close_last_because;
   if (last > 0) {
-    const Owner owner = owner_of(folder, last);
+    const auto known = owner_of(folder, last);
+    if (!known) return {Claim::Result::taken, last, ""};
+    const Owner& owner = *known;
     if (owner.launch == me.launch) return {Claim::Result::taken, last, ""};
     const std::string state = ending_of(store::read_journal(sweep_folder), id, last);
     const bool ended = !state.empty();

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <filesystem>
+#include <optional>
 #include <string>
 
 #include "moesweep/store/journal.hpp"
@@ -19,11 +20,12 @@ struct Claim {
 /// Number of the last attempt made, 0 when there is none.
 int last_attempt(const std::filesystem::path& trial_folder);
 
-/// The owner of an attempt; a default one, which is nobody, when its claim cannot be read.
-Owner owner_of(const std::filesystem::path& trial_folder, int attempt);
+/// The owner of an attempt. A default one, which is nobody, when its claim is not there or says nothing; nothing at all when the claim cannot
+/// be read: then somebody may well hold it.
+std::optional<Owner> owner_of(const std::filesystem::path& trial_folder, int attempt);
 
-/// Tries to get the trial's next attempt for `me`. `taken`: somebody who lives, or who cannot be asked, runs it. `ended`: it needs no further
-/// attempt. An attempt whose owner is gone is closed in `journal`: as done when it left a valid trial.h5, else as crashed.
+/// Tries to get the trial's next attempt for `me`. `taken`: somebody who lives, or of whom that cannot be found out, runs it. `ended`: it needs
+/// no further attempt. An attempt whose owner is gone is closed in `journal`: by the state of the valid trial.h5 that it left, else as crashed.
 Claim try_claim(const std::filesystem::path& sweep_folder, const std::string& id, const Owner& me, store::JournalWriter& journal);
 
 }  // namespace moesweep::launch

@@ -16,6 +16,7 @@
 #include <map>
 #include <sstream>
 
+#include "moesweep/core/hash.hpp"
 #include "moesweep/launch/command.hpp"
 #include "moesweep/launch/provenance.hpp"
 
@@ -28,6 +29,13 @@ namespace {
 std::string environment(const char* name) {
   const char* value = std::getenv(name);
   return value == nullptr ? "" : value;
+}
+
+/// systemd asks to keep the id itself to the machine.
+std::string machine() {
+  std::string id;
+  std::ifstream("/etc/machine-id") >> id;
+  return id.empty() ? "" : sha256_hex(id).substr(0, 16);
 }
 
 std::string boot_and_namespace() {
@@ -91,9 +99,8 @@ Life life_in_slurm(const Owner& owner) {
 }  // namespace
 
 Json Owner::json() const {
-  return {{"launch", launch},       {"writer", writer},         {"host", host},
-          {"boot", boot},           {"process", process},       {"started", started},
-          {"slurm_job", slurm_job}, {"slurm_step", slurm_step}, {"slurm_restarts", slurm_restarts}};
+  return {{"launch", launch},   {"writer", writer},   {"host", host},           {"machine", machine},       {"boot", boot},
+          {"process", process}, {"started", started}, {"slurm_job", slurm_job}, {"slurm_step", slurm_step}, {"slurm_restarts", slurm_restarts}};
 }
 
 Owner Owner::of_json(const Json& json) {
@@ -102,6 +109,7 @@ Owner Owner::of_json(const Json& json) {
   owner.launch = text("launch");
   owner.writer = text("writer");
   owner.host = text("host");
+  owner.machine = text("machine");
   owner.boot = text("boot");
   owner.process = json.value("process", std::int64_t{0});
   owner.started = json.value("started", std::int64_t{0});
@@ -116,6 +124,7 @@ Owner this_process(const std::string& launch, const std::string& writer) {
   owner.launch = launch;
   owner.writer = writer;
   owner.host = host_name();
+  owner.machine = machine();
   owner.boot = boot_and_namespace();
   owner.process = ::getpid();
   owner.started = start_of_process(owner.process);
@@ -131,13 +140,13 @@ Life life_of(const Owner& owner, const Owner& me) {
     if (::kill(static_cast<pid_t>(owner.process), 0) != 0 && errno == ESRCH) return Life::gone;
     return start_of_process(owner.process) == owner.started ? Life::alive : Life::gone;
   }
-  if (owner.host == me.host && owner.boot.substr(0, owner.boot.find(' ')) != me.boot.substr(0, me.boot.find(' ')))
-    return Life::gone;  // the machine was started anew since
   if (is_number(owner.slurm_job)) {
     if (owner.slurm_job == me.slurm_job && owner.slurm_restarts != me.slurm_restarts) return Life::gone;  // before our job was requeued
-    return life_in_slurm(owner);
+    if (const Life life = life_in_slurm(owner); life != Life::unknown) return life;
   }
-  return Life::unknown;
+  // Started anew since. Two machines of one name that share a disk differ in their ids.
+  const bool here = owner.host == me.host && !owner.machine.empty() && owner.machine == me.machine;
+  return here && owner.boot.substr(0, owner.boot.find(' ')) != me.boot.substr(0, me.boot.find(' ')) ? Life::gone : Life::unknown;
 }
 
 std::optional<std::string> output_of(const std::vector<std::string>& command, double timeout_seconds) {

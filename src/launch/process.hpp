@@ -12,7 +12,8 @@ namespace moesweep::launch {
 struct Owner {
   std::string launch, writer;
   std::string host;
-  std::string boot;  ///< kernel boot id and process namespace: a process id means something only within them
+  std::string machine;  ///< a digest of its machine id: host names may repeat; empty when the machine has none
+  std::string boot;     ///< kernel boot id and process namespace: a process id means something only within them
   std::int64_t process = 0;
   std::int64_t started = 0;  ///< clock ticks after boot: tells a reused process id
   std::string slurm_job, slurm_step, slurm_restarts;
@@ -26,7 +27,8 @@ Owner this_process(const std::string& launch, const std::string& writer);
 
 enum class Life { alive, gone, unknown };
 
-/// Whether the owner still lives, seen from `me`: by launch, process id or Slurm. `unknown` when it cannot be asked from here.
+/// Whether the owner still lives, seen from `me`: by launch, process id, Slurm, or a reboot of this very machine since. `unknown` when it
+/// cannot be asked from here.
 Life life_of(const Owner& owner, const Owner& me);
 
 }  // namespace moesweep::launch

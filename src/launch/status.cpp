@@ -38,11 +38,11 @@ Standings standings_of(const std::filesystem::path& sweep_folder, const SweepPla
     if (const auto found = states.find(planned.id); found != states.end()) trial.status = found->second;
     if (trial.status.state == "running") {
       const auto folder = trial_folder(sweep_folder, planned.id);
-      const Owner owner = owner_of(folder, last_attempt(folder));
-      if (owner.launch.empty() || life_of(owner, me) == Life::gone) {
+      const auto owner = owner_of(folder, last_attempt(folder));
+      if (owner && (owner->launch.empty() || life_of(*owner, me) == Life::gone)) {
         trial.status.state = "crashed";
         trial.status.reason =
-            owner.launch.empty() ? "its claim names no process" : fmt::format("process {} on {} is gone", owner.process, owner.host);
+            owner->launch.empty() ? "its claim names no process" : fmt::format("process {} on {} is gone", owner->process, owner->host);
       }
     }
     ++standings.counts[trial.status.state];

@@ -40,7 +40,7 @@ class Claims : public ::testing::Test {
 
 TEST_F(Claims, FirstComesFirst) {
   EXPECT_EQ(try_claim(folder, id, me, journal).result, Claim::Result::claimed);
-  EXPECT_EQ(owner_of(trial_folder(folder, id), 1).launch, "launch-2");
+  EXPECT_EQ(owner_of(trial_folder(folder, id), 1)->launch, "launch-2");
   EXPECT_EQ(try_claim(folder, id, other(), journal).result, Claim::Result::taken);
   EXPECT_EQ(last_attempt(trial_folder(folder, id)), 1);
   for (const auto& entry : fs::directory_iterator(trial_folder(folder, id)))
@@ -73,8 +73,37 @@ TEST_F(Claims, DeadOwnerLosesItAndTheJournalSaysCrashed) {
 
 TEST_F(Claims, RebootedMachineLostItsProcesses) {
   Owner before = dead();
+  before.machine = me.machine = "this one";
   before.boot = "an earlier boot pid:[1]";
   EXPECT_EQ(life_of(before, me), Life::gone);
+}
+
+TEST_F(Claims, AnotherMachineOfTheSameNameKeepsItsTrial) {
+  Owner twin = dead();
+  twin.boot = "its own boot pid:[1]";
+  me.machine = "this one";
+  for (const char* machine : {"another one", ""}) {
+    twin.machine = machine;
+    EXPECT_EQ(life_of(twin, me), Life::unknown) << machine;
+  }
+  leave_attempt(twin);
+  EXPECT_EQ(try_claim(folder, id, me, journal).result, Claim::Result::taken);
+}
+
+TEST_F(Claims, ClaimThatCannotBeReadIsSomebodys) {
+  fs::create_directories(trial_folder(folder, id) / "attempt-1" / "claim.json");  // reading a folder is an i/o error for everybody
+  EXPECT_FALSE(owner_of(trial_folder(folder, id), 1));
+  EXPECT_EQ(try_claim(folder, id, me, journal).result, Claim::Result::taken);
+}
+
+TEST_F(Claims, ClaimThatSaysNothingIsNobodys) {
+  for (const char* text : {"", "{", "[]"}) {
+    fs::create_directories(trial_folder(folder, id) / "attempt-1");
+    publish_text(trial_folder(folder, id) / "attempt-1" / "claim.json", text);
+    ASSERT_TRUE(owner_of(trial_folder(folder, id), 1)) << text;
+    EXPECT_EQ(owner_of(trial_folder(folder, id), 1)->launch, "") << text;
+  }
+  EXPECT_EQ(try_claim(folder, id, me, journal).attempt, 2);
 }
 
 TEST_F(Claims, ProcessThatNeverWasIsGone) {
