@@ -52,7 +52,7 @@ if(_torch_cuda_library AND NOT MOESWEEP_CUDA)
   find_program(_nvcc nvcc)
   if(NOT _nvcc)
     message(FATAL_ERROR "\nThis LibTorch is a CUDA build (${_torch_cuda_library}) and there is no CUDA toolkit here. "
-      "Install the CPU build, `.venv/bin/pip install torch==2.13.0` from a CPU index, or remove .venv and run bash jobs/setup.sh packages.\n")
+      "Remove .venv, set MOESWEEP_TORCH_INDEX to a package index of CPU builds, and run bash jobs/setup.sh packages.\n")
   endif()
 endif()
 find_package(Torch QUIET)

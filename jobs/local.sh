@@ -14,8 +14,8 @@ sweep=$1; shift
 ranks=$(nproc) out="" overrides=()
 while [[ $# -gt 0 ]]; do
   case $1 in
-    --ranks) ranks=$2; shift 2 ;;
-    --out) out=$2; shift 2 ;;
+    --ranks) ranks=${2:?--ranks needs a number}; shift 2 ;;
+    --out) out=${2:?--out needs a folder}; shift 2 ;;
     *) overrides+=("$1"); shift ;;
   esac
 done
@@ -35,6 +35,8 @@ for try in 1 2 3; do
   [[ $code == 6 || $code -ge 128 ]] || break
   echo "[local] the run ended with code $code (try $try of 3)" >&2
 done
+# An mpirun that was stopped by a signal may itself end with 1: a trial that waits or was stopped tells.
+if [[ $code == 1 ]] && "$program" status "$out" --json | grep -Eq '"(pending|preempted|running)": *[1-9]'; then code=75; fi
 if [[ $code != 0 && $code != 1 ]]; then
   echo "[local] the run stopped with code $code; the message is above, the same command goes on" >&2
   exit "$code"

@@ -2,7 +2,8 @@
 # Installs what moesweep needs and builds it. Idempotent: what is there is left alone.
 #   jobs/setup.sh packages [--tests]     system packages (apt) and the Python environment .venv
 #   jobs/setup.sh build [PRESET [TARGET]]  configure and build a CMake preset (default: release, everything)
-# Environment: MOESWEEP_NO_APT=1 never calls apt (a cluster with modules); MOESWEEP_JOBS=N compile jobs.
+# Environment: MOESWEEP_NO_APT=1 never calls apt and takes what modules or CMAKE_PREFIX_PATH give (a cluster); MOESWEEP_JOBS=N compile jobs;
+#   MOESWEEP_TORCH_INDEX=URL a package index that has LibTorch's CPU build, where pip's own would give a CUDA one; PYTHON=python3.12
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -13,7 +14,7 @@ build_needs=(
   /usr/include/hdf5/openmpi/hdf5.h:libhdf5-openmpi-dev /usr/include/yaml-cpp/yaml.h:libyaml-cpp-dev
   /usr/include/CLI/CLI.hpp:libcli11-dev /usr/include/fmt/core.h:libfmt-dev /usr/include/spdlog/spdlog.h:libspdlog-dev
   /usr/include/nlohmann/json.hpp:nlohmann-json3-dev /usr/include/Random123/philox.h:librandom123-dev
-  /usr/include/gtest/gtest.h:libgtest-dev
+  /usr/include/gtest/gtest.h:libgtest-dev python3:python3
 )
 test_needs=(slurmctld:slurmctld slurmd:slurmd sbatch:slurm-client chromium:chromium chromedriver:chromium-driver
   clang-format-14:clang-format-14 clang-tidy-14:clang-tidy-14)
@@ -34,10 +35,15 @@ install_packages() {
   local missing; mapfile -t missing < <(missing_packages "$@")
   [[ ${#missing[@]} -gt 0 ]] || { say "system packages: all there"; return; }
   if [[ ${MOESWEEP_NO_APT:-0} == 1 ]] || ! command -v apt-get >/dev/null; then
-    die "these are missing and apt is not to be used here: ${missing[*]}
-    On a cluster load modules instead, for example: gcc/12 or newer, cmake >= 3.25, ninja, openmpi, hdf5 (parallel,
-    built with that OpenMPI), yaml-cpp, fmt, spdlog, nlohmann-json, cli11, random123, openssl, googletest;
-    then give CMake their prefixes by CMAKE_PREFIX_PATH and run this script again."
+    # Headers of modules lie anywhere: CMake finds and checks them. Commands must be on the PATH.
+    local commands=() need
+    for need in "$@"; do [[ $need == /* ]] || command -v "${need%%:*}" >/dev/null || commands+=("${need%%:*}"); done
+    say "apt is not used here; not seen in Debian's places: ${missing[*]}
+    On a cluster load modules for them, for example: gcc/12 or newer, cmake >= 3.25, ninja, openmpi, hdf5 (parallel,
+    built with that OpenMPI), yaml-cpp, fmt, spdlog, nlohmann-json, cli11, random123, openssl, googletest, python >= 3.10,
+    and give their prefixes by CMAKE_PREFIX_PATH; the configure step names what it does not find."
+    [[ ${#commands[@]} -eq 0 ]] || die "these commands are not on the PATH: ${commands[*]}"
+    return
   fi
   local sudo=""; [[ $(id -u) == 0 ]] || sudo="sudo -n"
   say "installing: ${missing[*]}"
@@ -53,11 +59,16 @@ python_environment() {
   [[ -e $stamp ]] && { say "python environment: up to date"; return; }
   if [[ ! -x .venv/bin/python ]]; then
     say "creating .venv"
-    "$python" -m venv .venv || die "python3 -m venv failed: install python3-venv (3.10 or newer)"
+    if ! "$python" -c 'import ensurepip' 2>/dev/null; then install_packages /usr/share/doc/python3-venv:python3-venv; fi
+    "$python" -m venv .venv || die "$python -m venv failed: install python3-venv (3.10 or newer), or name another Python by PYTHON="
   fi
   say "python packages (torch 2.13.0 CPU, h5py, pandas, ...)"
   .venv/bin/python -c 'import torch, sys; sys.exit(torch.__version__.split("+")[0] != "2.13.0")' 2>/dev/null ||
-    .venv/bin/pip install -q 'torch==2.13.0' || die "pip install torch==2.13.0 failed; it needs the CPU build of the wheel"
+    .venv/bin/pip install -q ${MOESWEEP_TORCH_INDEX:+--index-url "$MOESWEEP_TORCH_INDEX"} 'torch==2.13.0' ||
+    die "pip install torch==2.13.0 failed; a package index with LibTorch's CPU build can be named by MOESWEEP_TORCH_INDEX"
+  if [[ -e $(echo .venv/lib/python3.*/site-packages/torch/lib/libtorch_cuda.so) ]] && ! command -v nvcc >/dev/null; then
+    die "pip gave a CUDA build of torch and there is no CUDA toolkit here: remove .venv, set MOESWEEP_TORCH_INDEX to an index of CPU builds, run this again"
+  fi
   .venv/bin/pip install -q -e "analysis[$extras]" || die "pip install of analysis/ failed; see the lines above"
   rm -f .venv/.moesweep-*; touch "$stamp"
 }

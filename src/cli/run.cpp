@@ -23,7 +23,7 @@ launch::Runner trainer() {
   runner.run_trial = [](const train::TrialConfig& config, const data::Source& source, const comm::Communicator& gang,
                         const train::RunOptions& options) {
     static std::once_flag prepared;
-    std::call_once(prepared, [&] { train::prepare_process(config.parallel.threads); });
+    std::call_once(prepared, train::prepare_process);
     return train::run_trial(config, source, gang, options);
   };
   return runner;

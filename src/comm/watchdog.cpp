@@ -24,7 +24,6 @@ struct State {
   std::condition_variable changed;
   double timeout_seconds = 300.0;
   const char* waiting_in = nullptr;
-  std::string last = "none";
   Clock::time_point since;
   int depth = 0;
   int rank = 0, size = 1;
@@ -86,12 +85,6 @@ void set_rank(int rank, int size) {
   s.size = size;
 }
 
-std::string last_collective() {
-  State& s = state();
-  const std::lock_guard lock(s.mutex);
-  return s.last;
-}
-
 Guard::Guard(const char* what) {
   State& s = state();
   const std::lock_guard lock(s.mutex);
@@ -101,7 +94,6 @@ Guard::Guard(const char* what) {
     std::thread(watch).detach();
   }
   s.since = Clock::now();
-  s.last = what;
   s.waiting_in = what;
   s.changed.notify_all();
 }

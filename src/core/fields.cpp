@@ -133,7 +133,12 @@ Json Leaf::identity_value() const {
   return list;
 }
 
-std::string type_in_words(const Field& field) {
+namespace {
+
+/// Upper bounds from here on only keep arithmetic from overflowing: they are named to who exceeds them.
+constexpr double kTechnicalBound = 1e6;
+
+std::string type_in_words(const Field& field, bool with_technical_bound) {
   std::string words;
   switch (field.type) {
     case FieldType::boolean: words = "true or false"; break;
@@ -146,14 +151,19 @@ std::string type_in_words(const Field& field) {
     case FieldType::section_list: words = "list of mappings"; break;
   }
   if (field.minimum > -std::numeric_limits<double>::infinity()) words += fmt::format(" {} {}", field.minimum_excluded ? ">" : ">=", field.minimum);
-  if (field.maximum < std::numeric_limits<double>::infinity())
+  if (field.maximum < (with_technical_bound ? std::numeric_limits<double>::infinity() : kTechnicalBound))
     words += fmt::format("{} <= {}", field.minimum > -std::numeric_limits<double>::infinity() ? " and" : "", field.maximum);
   if (field.may_be_none) words += " or none";
   return words;
 }
 
+}  // namespace
+
+std::string type_in_words(const Field& field) { return type_in_words(field, false); }
+
 std::string check_value(const Field& field, const Json& value) {
-  const std::string expected = fmt::format("expected {}", type_in_words(field));
+  const bool above = value.is_number() && value.get<double>() > field.maximum;
+  const std::string expected = fmt::format("expected {}", type_in_words(field, above));
   if (value.is_null()) return field.may_be_none ? "" : expected;
   bool fits = false;
   switch (field.type) {

@@ -14,7 +14,12 @@ spdlog::logger& logger() {
     auto made = std::make_shared<spdlog::logger>("moesweep", std::make_shared<spdlog::sinks::stderr_color_sink_mt>());
     made->set_pattern("%H:%M:%S %^%l%$ %v");
     const char* level = std::getenv("MOESWEEP_LOG");
-    made->set_level(level ? spdlog::level::from_str(level) : spdlog::level::info);
+    made->set_level(spdlog::level::info);
+    if (level != nullptr) {
+      const auto wanted = spdlog::level::from_str(level);  // `off` also for words that are no level
+      if (wanted != spdlog::level::off) made->set_level(wanted);
+      else made->warn("MOESWEEP_LOG={} is no level (debug, info, warning, error): info it is", level);
+    }
     return made;
   }();
   return *instance;

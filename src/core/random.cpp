@@ -4,6 +4,8 @@
 #include <cmath>
 #include <numbers>
 
+#include "moesweep/core/error.hpp"
+
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wpedantic"
 #include <Random123/philox.h>
@@ -12,6 +14,7 @@
 namespace moesweep {
 
 std::array<std::uint32_t, 4> random_words(std::uint64_t seed, Purpose purpose, Place place, std::uint32_t lane) {
+  MOESWEEP_ASSERT(lane < 1024 && place.layer < 4096, "a lane or layer outside the counter's room");
   // The key holds the seed; purpose, lane and layer share a counter word with room for 2^10 lanes and 2^12 layers each.
   const r123::Philox4x32::key_type key = {{static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32)}};
   const std::uint32_t mixed = (static_cast<std::uint32_t>(purpose) << 22) ^ (place.layer << 10) ^ lane;

@@ -20,7 +20,7 @@ void DataConfig::list(FieldList& fields) {
   fields.add("sources", sources, "one per domain: debian:PACKAGE, a path or glob of text files (.txt, .jsonl, .gz), megatron:PREFIX or npy:FILE");
   fields.add("tokenizer", tokenizer, "bytes, bpe (byte-level, trained on equal bytes a domain), or the path of a tokenizer.json");
   fields.add("vocabulary", vocabulary, "pieces of the tokenizer").at_least(2).at_most(4194304);
-  fields.add("sequence_length", sequence_length, "tokens of a training sequence").at_least(2).in_unit("tokens");
+  fields.add("sequence_length", sequence_length, "tokens of a training sequence").at_least(2).at_most(1048576).in_unit("tokens");
   fields.add("validation_share", validation_share, "share of documents kept for validation, by a hash of the document's key")
       .more_than(0)
       .at_most(0.5);

@@ -5,6 +5,11 @@
 
 namespace moesweep::model {
 
+namespace {
+/// The largest models that a config admits overflow 64 bits of bytes: then the largest number of bytes stands for them.
+std::int64_t to_bytes(double bytes) { return static_cast<std::int64_t>(std::min(bytes, 9e18)); }
+}  // namespace
+
 Costs costs_of(const CostInput& input) {
   const auto& m = input.model;
   const std::int64_t d = m.width, f = m.expert_width, moe_layers = m.layers - m.dense_layers;
@@ -26,7 +31,7 @@ Costs costs_of(const CostInput& input) {
   const std::int64_t expert_parameters = moe_layers * m.experts * expert;
   const std::int64_t local_parameters =
       costs.parameters_total - expert_parameters + expert_parameters / std::max<std::int64_t>(1, input.expert_parallel);
-  costs.parameter_bytes = 4 * input.value_bytes * local_parameters;
+  costs.parameter_bytes = to_bytes(4.0 * static_cast<double>(input.value_bytes) * static_cast<double>(local_parameters));
 
   // Values that backward needs, per token: norms, projections, attention probabilities, expert inputs, inner activations and outputs.
   const std::int64_t attention_kept = 10 * d + 2 * m.heads * input.sequence_length;
@@ -34,7 +39,8 @@ Costs costs_of(const CostInput& input) {
   const std::int64_t dense_kept = 3 * d + 3 * m.dense_width;
   const std::int64_t kept = m.layers * attention_kept + moe_layers * moe_kept + m.dense_layers * dense_kept + 3 * d + 2 * input.vocabulary;
   const std::int64_t working = input.vocabulary + input.top_k * (3 * d + 4 * f);
-  costs.activation_bytes = input.tokens_per_pass * (kept + working) * input.value_bytes;
+  costs.activation_bytes =
+      to_bytes(static_cast<double>(input.tokens_per_pass) * static_cast<double>(kept + working) * static_cast<double>(input.value_bytes));
   return costs;
 }
 

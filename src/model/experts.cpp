@@ -23,26 +23,26 @@ struct Dispatch {
   std::vector<std::int64_t> start;  ///< [E + 1], first row of each expert
 };
 
-Dispatch sort_by_expert(const routing::Assignment& assignment, std::int64_t experts) {
-  const at::Tensor ids = assignment.expert.contiguous(), tokens = assignment.token.contiguous();
-  const std::int64_t slots = ids.numel();
+Dispatch sort_by_expert(const routing::Slots& slots, std::int64_t experts) {
+  const at::Tensor ids = slots.expert.contiguous(), tokens = slots.token.contiguous();
+  const std::int64_t count = ids.numel();
   const auto* id = ids.const_data_ptr<std::int64_t>();
   const auto* token = tokens.const_data_ptr<std::int64_t>();
-  const bool* dropped = assignment.dropped.defined() ? assignment.dropped.const_data_ptr<bool>() : nullptr;
+  const bool* dropped = slots.dropped.defined() ? slots.dropped.const_data_ptr<bool>() : nullptr;
   Dispatch dispatch;
   dispatch.start.assign(static_cast<std::size_t>(experts) + 1, 0);
-  for (std::int64_t s = 0; s < slots; ++s)
+  for (std::int64_t s = 0; s < count; ++s)
     if (dropped == nullptr || !dropped[s]) ++dispatch.start[static_cast<std::size_t>(id[s]) + 1];
   for (std::size_t e = 0; e < static_cast<std::size_t>(experts); ++e) dispatch.start[e + 1] += dispatch.start[e];
   const std::int64_t rows = dispatch.start.back();
   dispatch.slot_of_row = at::empty({rows}, at::kLong);
   dispatch.token_of_row = at::empty({rows}, at::kLong);
-  dispatch.row_of_slot = at::empty({slots}, at::kLong);
+  dispatch.row_of_slot = at::empty({count}, at::kLong);
   auto* slot_of_row = dispatch.slot_of_row.mutable_data_ptr<std::int64_t>();
   auto* token_of_row = dispatch.token_of_row.mutable_data_ptr<std::int64_t>();
   auto* row_of_slot = dispatch.row_of_slot.mutable_data_ptr<std::int64_t>();
   std::vector<std::int64_t> next(dispatch.start.begin(), dispatch.start.end() - 1);
-  for (std::int64_t s = 0; s < slots; ++s) {
+  for (std::int64_t s = 0; s < count; ++s) {
     if (dropped != nullptr && dropped[s]) {
       row_of_slot[s] = -1;
       continue;
@@ -172,26 +172,24 @@ class RoutedExperts : public torch::autograd::Function<RoutedExperts> {
     combine_backward(gradient, output, dispatch, weight, output_gradient, weight_gradient);
     output_gradient = output_gradient.to(kept->compute);
 
-    at::Tensor activation_gradient = at::empty_like(activation);
-    for_each_expert(dispatch, [&](std::int64_t e, std::int64_t first, std::int64_t count) {
-      const at::Tensor from = output_gradient.narrow(0, first, count);
-      at::Tensor out = activation_gradient.narrow(0, first, count);
-      at::mm_out(out, from, kept->down_compute[e].t());
-      add_product(kept->down.gradient[e], activation.narrow(0, first, count), from);
-    });
+    // Through one matrix of each expert: the gradient of its input rows, and that of the matrix, added to its stack.
+    const auto through = [&](const at::Tensor& from, const at::Tensor& matrix, const at::Tensor& rows, const at::Tensor& matrix_gradient) {
+      at::Tensor row_gradient = at::empty_like(rows);
+      for_each_expert(dispatch, [&](std::int64_t e, std::int64_t first, std::int64_t count) {
+        const at::Tensor part = from.narrow(0, first, count);
+        at::Tensor out = row_gradient.narrow(0, first, count);
+        at::mm_out(out, part, matrix[e].t());
+        add_product(matrix_gradient[e], rows.narrow(0, first, count), part);
+      });
+      return row_gradient;
+    };
+    at::Tensor activation_gradient = through(output_gradient, kept->down_compute, activation, kept->down.gradient);
     const at::Tensor gate = inner.narrow(1, 0, f), up = inner.narrow(1, f, f);
     at::Tensor inner_gradient = at::empty_like(inner);
     at::Tensor gate_gradient = inner_gradient.narrow(1, 0, f), up_gradient = inner_gradient.narrow(1, f, f);
     at::mul_out(up_gradient, activation_gradient, at::silu(gate));
     gate_gradient.copy_(at::silu_backward(activation_gradient.mul_(up), gate));
-
-    at::Tensor input_gradient = at::empty_like(input);
-    for_each_expert(dispatch, [&](std::int64_t e, std::int64_t first, std::int64_t count) {
-      const at::Tensor from = inner_gradient.narrow(0, first, count);
-      at::Tensor out = input_gradient.narrow(0, first, count);
-      at::mm_out(out, from, kept->gate_up_compute[e].t());
-      add_product(kept->gate_up.gradient[e], input.narrow(0, first, count), from);
-    });
+    const at::Tensor input_gradient = through(inner_gradient, kept->gate_up_compute, input, kept->gate_up.gradient);
     const at::Tensor x_gradient = combine(input_gradient.to(gradient.scalar_type()), dispatch.row_of_slot, kept->offsets, at::Tensor());
     return {x_gradient, weight_gradient, at::Tensor()};
   }
@@ -201,14 +199,14 @@ class RoutedExperts : public torch::autograd::Function<RoutedExperts> {
 
 at::Tensor routed_experts(const at::Tensor& x, const routing::Assignment& assignment, const Parameters::Stack& gate_up, const Parameters::Stack& down,
                           at::ScalarType compute) {
-  MOESWEEP_ASSERT(x.dim() == 2 && assignment.offsets.numel() == x.size(0) + 1, "routed_experts needs x [T, d] and offsets [T + 1]");
+  MOESWEEP_ASSERT(x.dim() == 2 && assignment.slots.offsets.numel() == x.size(0) + 1, "routed_experts needs x [T, d] and offsets [T + 1]");
   auto kept = c10::make_intrusive<Kept>();
-  kept->dispatch = sort_by_expert(assignment, gate_up.value.size(0));
+  kept->dispatch = sort_by_expert(assignment.slots, gate_up.value.size(0));
   kept->gate_up = gate_up;
   kept->down = down;
   kept->gate_up_compute = gate_up.value.to(compute);
   kept->down_compute = down.value.to(compute);
-  kept->offsets = assignment.offsets.contiguous();
+  kept->offsets = assignment.slots.offsets.contiguous();
   kept->compute = compute;
   return RoutedExperts::apply(x.contiguous(), assignment.weight.to(x.scalar_type()).contiguous(), kept);
 }

@@ -1,4 +1,4 @@
-// Output head and cross-entropy in one differentiable operation that never holds more than one [T, V] buffer.
+// Output head and cross-entropy in one differentiable operation: one [T, V] buffer between forward and backward, a second one in backward.
 #pragma once
 
 #include <ATen/core/Tensor.h>

@@ -4,6 +4,8 @@
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
 
+#include <algorithm>
+
 #include "experts.hpp"
 #include "head_loss.hpp"
 #include "moesweep/core/error.hpp"
@@ -31,11 +33,11 @@ MoeModel::MoeModel(const ModelConfig& config, const routing::RoutingConfig& rout
   for (std::int64_t layer = 0; layer < moe_layers(); ++layer) routers_.emplace_back(routing, layer, config.experts, domains, gang);
 }
 
-bool MoeModel::needs_whole_step() const {
-  for (const auto& router : routers_)
-    if (router.needs_whole_step()) return true;
-  return false;
+bool MoeModel::needs_whole_step(routing::Mode mode) const {
+  return std::ranges::any_of(routers_, [&](const routing::LayerRouter& router) { return router.needs_whole_step(mode); });
 }
+
+bool MoeModel::readings_differ() const { return std::ranges::any_of(routers_, &routing::LayerRouter::readings_differ); }
 
 at::Tensor MoeModel::product(const at::Tensor& x, const at::Tensor& w) const {
   if (compute_ == x.scalar_type()) return at::matmul(x, w);
@@ -88,7 +90,7 @@ at::Tensor MoeModel::after_experts(std::int64_t layer, const Before& before, con
   return x;
 }
 
-std::vector<PassDecisions> MoeModel::decide_step(std::span<const PassInput> passes) {
+std::vector<PassDecisions> MoeModel::decide_step(std::span<const PassInput> passes, routing::Mode mode) {
   const at::NoGradGuard no_gradient;
   std::vector<PassDecisions> decisions(passes.size());
   std::vector<at::Tensor> x;
@@ -103,7 +105,7 @@ std::vector<PassDecisions> MoeModel::decide_step(std::span<const PassInput> pass
     routing::LayerRouter& router = routers_[static_cast<std::size_t>(layer - config_.dense_layers)];
     std::vector<routing::Scores> scores;
     for (std::size_t p = 0; p < passes.size(); ++p) scores.push_back({before[p].logits, layer - config_.dense_layers, &passes[p].layout});
-    auto decided = router.decide(scores, /*training=*/true);
+    auto decided = router.decide(scores, mode);
     for (std::size_t p = 0; p < passes.size(); ++p) {
       // The last layer's output is nobody's input in this phase.
       if (layer + 1 < config_.layers) x[p] = after_experts(layer, before[p], router.apply(scores[p], decided[p]));
@@ -113,7 +115,7 @@ std::vector<PassDecisions> MoeModel::decide_step(std::span<const PassInput> pass
   return decisions;
 }
 
-PassResult MoeModel::forward(const PassInput& pass, const PassDecisions* given, bool training) {
+PassResult MoeModel::forward(const PassInput& pass, const PassDecisions* given, routing::Mode mode) {
   PassResult result;
   at::Tensor x = parameters_["embedding"].index_select(0, pass.tokens);
   for (std::int64_t layer = 0; layer < config_.layers; ++layer) {
@@ -125,7 +127,7 @@ PassResult MoeModel::forward(const PassInput& pass, const PassDecisions* given, 
     const auto index = static_cast<std::size_t>(layer - config_.dense_layers);
     const routing::Scores scores{before.logits, layer - config_.dense_layers, &pass.layout};
     if (given != nullptr) result.decisions.push_back((*given)[index]);
-    else result.decisions.push_back(std::move(routers_[index].decide({&scores, 1}, training)[0]));
+    else result.decisions.push_back(std::move(routers_[index].decide({&scores, 1}, mode)[0]));
     const routing::Assignment assignment = routers_[index].apply(scores, result.decisions.back());
     x = after_experts(layer, before, assignment);
     for (const auto& [name, loss] : assignment.losses) {

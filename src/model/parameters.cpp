@@ -36,17 +36,18 @@ Parameters::Parameters(const ModelConfig& config, std::int64_t vocabulary, at::S
   const double into_residual = 1.0 / std::sqrt(2.0 * static_cast<double>(config.layers));
   const auto fan_in = [](std::int64_t inputs) { return 1.0 / std::sqrt(static_cast<double>(inputs)); };
   const auto dense = [&](std::string name, std::vector<std::int64_t> shape, double deviation) {
-    append({std::move(name), ParameterClass::dense, 0, std::move(shape), deviation > 0, deviation});
+    append({std::move(name), ParameterClass::dense, 0, std::move(shape), true, false, deviation});
   };
+  const auto gain = [&](std::string name) { append({std::move(name), ParameterClass::dense, 0, {d}, false, true, 0.0}); };
   dense("embedding", {vocabulary, d}, fan_in(d));
   if (!config.tied_embeddings) dense("head", {vocabulary, d}, config.head_init_deviation);
-  dense("final_norm", {d}, 0);
+  gain("final_norm");
   for (std::int64_t layer = 0; layer < config.layers; ++layer) {
     const std::string prefix = "layers." + std::to_string(layer) + ".";
-    dense(prefix + "attention_norm", {d}, 0);
+    gain(prefix + "attention_norm");
     dense(prefix + "qkv", {3 * d, d}, fan_in(d));
     dense(prefix + "attention_output", {d, d}, fan_in(d) * into_residual);
-    dense(prefix + "moe_norm", {d}, 0);
+    gain(prefix + "moe_norm");
     if (layer < config.dense_layers) {
       dense(prefix + "dense.gate_up", {d, 2 * config.dense_width}, fan_in(d));
       dense(prefix + "dense.down", {config.dense_width, d}, fan_in(config.dense_width) * into_residual);
@@ -59,8 +60,8 @@ Parameters::Parameters(const ModelConfig& config, std::int64_t vocabulary, at::S
     }
     for (std::int64_t e = 0; e < config.experts; ++e) {
       const std::string expert = prefix + "experts." + std::to_string(e) + ".";
-      append({expert + "gate_up", ParameterClass::expert, 0, {d, 2 * f}, true, fan_in(d)});
-      append({expert + "down", ParameterClass::expert, 0, {f, d}, true, fan_in(f) * into_residual});
+      append({expert + "gate_up", ParameterClass::expert, 0, {d, 2 * f}, true, false, fan_in(d)});
+      append({expert + "down", ParameterClass::expert, 0, {f, d}, true, false, fan_in(f) * into_residual});
     }
   }
 
@@ -70,7 +71,7 @@ Parameters::Parameters(const ModelConfig& config, std::int64_t vocabulary, at::S
 
   for (const Span& span : spans_) {
     at::Tensor value = buffers(span.parameter_class).value.narrow(0, span.offset, span.count());
-    if (span.deviation == 0) value.fill_(1.0);
+    if (span.starts_at_one) value.fill_(1.0);
     else if (dtype == at::kDouble)
       fill_normal(value.mutable_data_ptr<double>(), span.count(), span.deviation, static_cast<std::uint64_t>(seed), stable_number(span.name));
     else fill_normal(value.mutable_data_ptr<float>(), span.count(), span.deviation, static_cast<std::uint64_t>(seed), stable_number(span.name));

@@ -46,6 +46,7 @@ std::string refusal_of_term(const RoutingConfig& config, const BalanceConfig& te
 
 std::string refusal(const RoutingConfig& config, std::int64_t experts, std::int64_t domains) {
   if (config.top_k > experts) return fmt::format("routing.top_k = {} is more than model.experts = {}", config.top_k, experts);
+  if (config.select == Select::random && config.top_k > 1024) return "routing.select = random takes a routing.top_k of at most 1024";
   if (config.select == Select::reference) {
     if (domains < 1) return "routing.select = reference needs data with domains";
     if (experts % domains != 0)

@@ -3,6 +3,8 @@
 
 #include <ATen/core/grad_mode.h>
 
+#include <algorithm>
+
 #include "moesweep/core/error.hpp"
 
 namespace moesweep::routing {
@@ -43,10 +45,9 @@ LayerRouter::LayerRouter(const RoutingConfig& config, std::int64_t layer, std::i
   }
 }
 
-bool LayerRouter::needs_whole_step() const {
-  for (const auto& term : terms_)
-    if (term.scope.spans_passes()) return true;
-  return false;
+bool LayerRouter::needs_whole_step(Mode mode) const {
+  // No method here chooses by its unit's other tokens: only the statistics of a training step can span passes.
+  return mode == Mode::train && std::ranges::any_of(terms_, [](const Term& term) { return term.scope.spans_passes(); });
 }
 
 at::Tensor LayerRouter::choose(const Scores& scores) const {
@@ -67,37 +68,34 @@ at::Tensor LayerRouter::choose(const Scores& scores) const {
   return allowed.gather(1, top_k_indices(logits.gather(1, allowed), config_.top_k));
 }
 
-std::vector<Decision> LayerRouter::decide(std::span<const Scores> passes, bool training) {
+std::vector<Decision> LayerRouter::decide(std::span<const Scores> passes, Mode mode) {
   const at::NoGradGuard no_gradient;
   std::vector<Decision> decisions(passes.size());
-  std::vector<at::Tensor> plain(passes.size());  // the choice without bias, where a loss asks for it
+  const Scope micro_batches(ScopeKind::micro_batch, *gang_);
   for (std::size_t p = 0; p < passes.size(); ++p) {
-    decisions[p].expert = choose(passes[p]);
-    plain[p] = bias_.defined() && terms_.size() > 1 ? top_k_indices(passes[p].logits, config_.top_k) : decisions[p].expert;
-    const Scope micro_batches(ScopeKind::micro_batch, *gang_);
     const TokenLayout& tokens = *passes[p].tokens;
-    decisions[p].counts = count_slots(decisions[p].expert, per_token(micro_batches.unit_of_sequence(tokens), tokens), micro_batches.units(tokens),
+    decisions[p].slots = slots_of(choose(passes[p]));
+    decisions[p].counts = count_slots(decisions[p].slots, per_token(micro_batches.unit_of_sequence(tokens), tokens), micro_batches.units(tokens),
                                       experts_, tokens.mask);
   }
+  if (mode != Mode::train) return decisions;
+
   for (const Term& term : terms_) {
     const bool is_bias = term.config.method == BalanceMethod::expert_bias;
-    if (is_bias && !training) {
-      for (auto& decision : decisions) {
-        decision.load.emplace_back();
-        decision.unit.emplace_back();
-      }
-      continue;
-    }
     std::vector<at::Tensor> counts;
     for (std::size_t p = 0; p < passes.size(); ++p) {
       const TokenLayout& tokens = *passes[p].tokens;
-      decisions[p].unit.push_back(term.scope.unit_of_sequence(tokens));
-      counts.push_back(count_slots(is_bias ? decisions[p].expert : plain[p], per_token(decisions[p].unit.back(), tokens), term.scope.units(tokens),
-                                   experts_, tokens.mask));
+      decisions[p].terms.push_back({{}, term.scope.unit_of_sequence(tokens)});
+      // The loss counts the plain top-k, the bias what was chosen with it.
+      const bool plain = !is_bias && bias_.defined();
+      counts.push_back(count_slots(plain ? slots_of(top_k_indices(passes[p].logits, config_.top_k)) : decisions[p].slots,
+                                   per_token(decisions[p].terms.back().unit, tokens), term.scope.units(tokens), experts_, tokens.mask));
     }
     const auto totals = term.scope.totals(std::move(counts));
-    for (std::size_t p = 0; p < passes.size(); ++p) decisions[p].load.push_back(is_bias ? at::Tensor() : load_shares(totals[p]));
-    if (!is_bias) continue;
+    if (!is_bias) {
+      for (std::size_t p = 0; p < passes.size(); ++p) decisions[p].terms.back().load = load_shares(totals[p]);
+      continue;
+    }
     // A unit that spans passes and ranks is the same everywhere and counts once; others add up over passes, and over ranks in end_step.
     const std::size_t seen = term.scope.spans_passes() ? std::min<std::size_t>(1, totals.size()) : totals.size();
     for (std::size_t p = 0; p < seen; ++p) bias_step_ += bias_steps(totals[p], term.config.rule);
@@ -107,26 +105,23 @@ std::vector<Decision> LayerRouter::decide(std::span<const Scores> passes, bool t
 
 Assignment LayerRouter::apply(const Scores& scores, const Decision& decision) const {
   const TokenLayout& tokens = *scores.tokens;
-  const std::int64_t k = decision.expert.size(1);
+  const at::Tensor expert = decision.slots.by_token();
   Assignment assignment;
-  assignment.fixed_k = k;
-  assignment.token = at::arange(tokens.tokens(), at::kLong).repeat_interleave(k);
-  assignment.expert = decision.expert.reshape({-1});
-  assignment.offsets = at::arange(tokens.tokens() + 1, at::kLong) * k;
+  assignment.slots = decision.slots;
   at::Tensor weight;
   if (config_.select == Select::reference && config_.reference_weights == ReferenceWeights::uniform)
-    weight = at::full({tokens.tokens(), k}, config_.weight_scale / static_cast<double>(k), scores.logits.options());
-  else
-    weight =
-        gate_weights(scores.logits, decision.expert, config_.select == Select::top_k ? config_.score : Score::softmax_selected, config_.weight_scale);
-  assignment.weight = weight.reshape({-1});
+    weight = at::full(expert.sizes(), config_.weight_scale / static_cast<double>(expert.size(1)), scores.logits.options());
+  else weight = gate_weights(scores.logits, expert, config_.select == Select::top_k ? config_.score : Score::softmax_selected, config_.weight_scale);
+  assignment.weight = weight.reshape({weight.numel()});
+  if (decision.terms.size() != terms_.size()) return assignment;  // an evaluation: no losses
 
   at::Tensor probabilities;
   for (std::size_t i = 0; i < terms_.size(); ++i) {
     if (terms_[i].config.method != BalanceMethod::aux_loss) continue;
     if (!probabilities.defined()) probabilities = probabilities_of(scores.logits, config_.score);
+    const UnitStatistics& units = decision.terms[i];
     const at::Tensor loss =
-        aux_loss(probabilities, decision.load[i], per_token(decision.unit[i], tokens), tokens.mask, tokens.step_tokens) * terms_[i].config.weight;
+        aux_loss(probabilities, units.load, per_token(units.unit, tokens), tokens.mask, tokens.step_tokens) * terms_[i].config.weight;
     auto [place, fresh] = assignment.losses.try_emplace("balance", loss);
     if (!fresh) place->second = place->second + loss;
   }

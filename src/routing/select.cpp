@@ -71,18 +71,27 @@ at::Tensor random_experts(const TokenLayout& tokens, std::int64_t layer, std::in
   return chosen;
 }
 
-at::Tensor count_slots(const at::Tensor& expert, const at::Tensor& group, std::int64_t groups, std::int64_t experts, const at::Tensor& mask) {
+Slots slots_of(const at::Tensor& expert) {
+  const std::int64_t tokens = expert.size(0), k = expert.size(1);
+  Slots slots;
+  slots.token = at::arange(tokens, at::kLong).view({-1, 1}).expand({tokens, k}).reshape({tokens * k});
+  slots.expert = expert.reshape({tokens * k});
+  slots.offsets = at::arange(tokens + 1, at::kLong) * k;
+  slots.fixed_k = k;
+  return slots;
+}
+
+at::Tensor count_slots(const Slots& slots, const at::Tensor& group, std::int64_t groups, std::int64_t experts, const at::Tensor& mask) {
   at::Tensor counts = at::zeros({groups, experts}, at::kLong);
-  const at::Tensor ids = expert.to(at::kCPU).contiguous(), rows = group.to(at::kCPU).contiguous();
-  const at::Tensor counting = mask.defined() ? mask.to(at::kCPU).contiguous() : at::Tensor();
+  const auto on_cpu = [](const at::Tensor& t) { return t.defined() ? t.to(at::kCPU).contiguous() : t; };
+  const at::Tensor tokens = on_cpu(slots.token), ids = on_cpu(slots.expert), rows = on_cpu(group), counting = on_cpu(mask);
+  const auto* token = tokens.const_data_ptr<std::int64_t>();
   const auto* id = ids.const_data_ptr<std::int64_t>();
   const auto* row = rows.const_data_ptr<std::int64_t>();
   const bool* counts_here = counting.defined() ? counting.const_data_ptr<bool>() : nullptr;
   auto* out = counts.mutable_data_ptr<std::int64_t>();
-  const std::int64_t k = expert.size(1);
-  for (std::int64_t t = 0; t < expert.size(0); ++t)
-    if (counts_here == nullptr || counts_here[t])
-      for (std::int64_t slot = 0; slot < k; ++slot) ++out[row[t] * experts + id[t * k + slot]];
+  for (std::int64_t slot = 0; slot < ids.numel(); ++slot)
+    if (counts_here == nullptr || counts_here[token[slot]]) ++out[row[token[slot]] * experts + id[slot]];
   return counts;
 }
 

@@ -8,23 +8,31 @@
 namespace moesweep::train {
 
 void TrainConfig::list(FieldList& fields) {
-  fields.add("steps", steps, "optimizer steps").at_least(1).in_unit("steps");
-  fields.add("tokens", tokens, "length in tokens, rounded up to whole steps; when given it replaces train.steps").at_least(1).in_unit("tokens");
+  fields.add("steps", steps, "optimizer steps").at_least(1).at_most(1e9).in_unit("steps");
+  fields.add("tokens", tokens, "length in tokens, rounded up to whole steps; when given it replaces train.steps")
+      .at_least(1)
+      .at_most(1e15)
+      .in_unit("tokens");
   fields.add("dtype", dtype, "arithmetic of the model; the router runs in fp32 at least, master weights are fp32 (fp64 with fp64)");
   fields.add("learning_rate", learning_rate, "peak learning rate of AdamW").more_than(0);
   fields.add("final_learning_rate_share", final_learning_rate_share, "the cosine ends at this share of the peak").at_least(0).at_most(1);
-  fields.add("warmup_steps", warmup_steps, "linear warm-up").at_least(0).in_unit("steps");
+  fields.add("warmup_steps", warmup_steps, "linear warm-up").at_least(0).at_most(1e9).in_unit("steps");
   fields.add("beta1", beta1, "AdamW, decay of the first moment").at_least(0).at_most(0.9999999);
   fields.add("beta2", beta2, "AdamW, decay of the second moment").at_least(0).at_most(0.9999999);
   fields.add("epsilon", epsilon, "AdamW, added to the root of the second moment").more_than(0);
   fields.add("weight_decay", weight_decay, "AdamW, decoupled weight decay").at_least(0);
   fields.add("clip_norm", clip_norm, "gradients are scaled down to this global norm; 0 leaves them").at_least(0);
-  fields.add("batch_sequences", batch_sequences, "sequences of a global batch (one optimizer step)").at_least(1).in_unit("sequences");
+  fields.add("batch_sequences", batch_sequences, "sequences of a global batch (one optimizer step)")
+      .at_least(1)
+      .at_most(16777216)
+      .in_unit("sequences");
   fields.add("micro_batch_sequences", micro_batch_sequences, "sequences of a micro-batch, a unit of balancing statistics")
       .at_least(1)
+      .at_most(16777216)
       .in_unit("sequences");
   fields.add("sequences_per_pass", sequences_per_pass, "sequences that go through a rank at once (whole micro-batches); 0 = all of its share")
       .at_least(0)
+      .at_most(16777216)
       .in_unit("sequences")
       .execution();
   fields.add("loss_limit", loss_limit, "a training loss above it ends the trial as diverged").more_than(0).in_unit("nats per token");
@@ -36,13 +44,13 @@ void EvaluationConfig::list(FieldList& fields) {
       .at_least(0)
       .in_unit("steps")
       .execution();
-  fields.add("tokens", tokens, "validation tokens, equal shares of each domain").at_least(1).in_unit("tokens");
+  fields.add("tokens", tokens, "validation tokens, equal shares of each domain").at_least(1).at_most(1e12).in_unit("tokens");
 }
 
 void ParallelConfig::list(FieldList& fields) {
-  fields.add("expert", expert, "ranks over which a trial's experts are spread (EP)").at_least(1).execution();
-  fields.add("data", data, "ranks over which a trial's sequences are spread beside EP (DP)").at_least(1).execution();
-  fields.add("threads", threads, "threads of a rank").at_least(1).execution();
+  fields.add("expert", expert, "ranks over which a trial's experts are spread (EP)").at_least(1).at_most(65536).execution();
+  fields.add("data", data, "ranks over which a trial's sequences are spread beside EP (DP)").at_least(1).at_most(1048576).execution();
+  fields.add("threads", threads, "threads of a rank").at_least(1).at_most(4096).execution();
 }
 
 void CheckpointConfig::list(FieldList& fields) {
@@ -51,8 +59,16 @@ void CheckpointConfig::list(FieldList& fields) {
 }
 
 void CommConfig::list(FieldList& fields) {
-  fields.add("timeout_seconds", timeout_seconds, "a collective that waits longer ends the process").more_than(0).in_unit("seconds").execution();
-  fields.add("bucket_mebibytes", bucket_mebibytes, "gradients are reduced in buckets of this size").more_than(0).in_unit("MiB").execution();
+  fields.add("timeout_seconds", timeout_seconds, "a collective that waits longer ends the process")
+      .more_than(0)
+      .at_most(1e8)
+      .in_unit("seconds")
+      .execution();
+  fields.add("bucket_mebibytes", bucket_mebibytes, "gradients are reduced in buckets of this size")
+      .more_than(0)
+      .at_most(1e6)
+      .in_unit("MiB")
+      .execution();
 }
 
 void TrialConfig::list(FieldList& fields) {

@@ -1,6 +1,4 @@
-// Process-wide settings for speed: threads, malloc, and the matrix library's choice of kernels.
-#include <ATen/ATen.h>
-#include <ATen/Parallel.h>
+// Process-wide settings for speed: malloc, and the matrix library's choice of kernels.
 #include <malloc.h>
 
 #include "moesweep/train/trial.hpp"
@@ -12,8 +10,7 @@ extern "C" int mkl_serv_intel_cpu_true() { return 1; }
 
 namespace moesweep::train {
 
-void prepare_process(std::int64_t threads) {
-  at::set_num_threads(static_cast<int>(threads));
+void prepare_process() {
   // Large tensors come and go each step: keep their pages instead of faulting them anew.
   mallopt(M_MMAP_MAX, 0);
   mallopt(M_TRIM_THRESHOLD, 1 << 30);

@@ -4,6 +4,7 @@
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
 
+#include <algorithm>
 #include <chrono>
 #include <numbers>
 
@@ -31,6 +32,9 @@ at::ScalarType compute_type(Precision precision) {
 
 DType dtype_of(const at::Tensor& tensor) { return tensor.scalar_type() == at::kDouble ? DType::f64 : DType::f32; }
 
+/// Losses beside the language model's, in the order of a step's sums.
+constexpr std::string_view kLosses[] = {"balance", "z"};
+
 /// The step that stands for validation in counter-based random numbers: no training step reaches it.
 constexpr std::int64_t kValidationStep = 0x7fffffff;
 
@@ -45,7 +49,7 @@ Share share_of(std::int64_t sequences, std::int64_t micro_batch_sequences, int r
 
 Trainer::Trainer(const TrialConfig& config, const data::Source& source, const comm::Communicator& gang, const std::atomic<bool>* stop)
     : config_(config), source_(source), gang_(gang), stop_(stop), transport_(comm::make_transport(gang)), steps_(config.steps()) {
-  if (const auto reason = refusal(config); !reason.empty()) throw Error(ErrorKind::config, reason);
+  if (const auto reason = refusal(config); !reason.empty()) throw Error(ErrorKind::config, reason).thrown_on_every_rank();
   model_ = std::make_unique<model::MoeModel>(config.model, config.routing, source.vocabulary(), source.domains(), *transport_,
                                              model::MoeModelOptions{compute_type(config.train.dtype), config.seed});
   declare_series();
@@ -99,29 +103,34 @@ model::PassInput Trainer::pass_of(const data::Batch& batch, std::int64_t step, s
   return pass;
 }
 
+template <class Fetch>
+std::vector<model::PassInput> Trainer::passes_of(std::int64_t sequences, std::int64_t step, Fetch&& fetch) const {
+  const auto share = [&](int rank) { return share_of(sequences, config_.train.micro_batch_sequences, rank, transport_->size()); };
+  std::int64_t largest = 0;
+  for (int rank = 0; rank < transport_->size(); ++rank) largest = std::max(largest, share(rank).count);
+  const Share mine = share(transport_->rank());
+  const std::int64_t per_pass = config_.train.sequences_per_pass > 0 ? config_.train.sequences_per_pass : std::max<std::int64_t>(1, largest);
+  std::vector<model::PassInput> passes;
+  for (std::int64_t first = 0; first < largest; first += per_pass) {
+    const std::int64_t begin = std::min(first, mine.count), count = std::min(per_pass, mine.count - begin);
+    passes.push_back(pass_of(fetch(mine.first + begin, count), step, sequences * config_.data.sequence_length));
+  }
+  return passes;
+}
+
 StepResult Trainer::train_step() {
   const auto start = Clock::now();
   const auto& train = config_.train;
   const std::int64_t step_tokens = config_.step_tokens(), layers = model_->moe_layers(), experts = config_.model.experts;
-  const Share share = share_of(train.batch_sequences, train.micro_batch_sequences, transport_->rank(), transport_->size());
-
-  // Every rank runs as many passes as the largest share needs; missing ones are empty.
-  std::int64_t largest = 0;
-  for (int r = 0; r < transport_->size(); ++r)
-    largest = std::max(largest, share_of(train.batch_sequences, train.micro_batch_sequences, r, transport_->size()).count);
-  const std::int64_t per_pass = train.sequences_per_pass > 0 ? train.sequences_per_pass : std::max<std::int64_t>(1, largest);
-  std::vector<model::PassInput> passes;
-  for (std::int64_t first = 0; first < largest; first += per_pass) {
-    const std::int64_t count = std::clamp<std::int64_t>(share.count - first, 0, per_pass);
-    passes.push_back(
-        pass_of(source_.training(config_.seed, step_, train.batch_sequences, share.first + std::min(first, share.count), count), step_, step_tokens));
-  }
+  const auto passes = passes_of(train.batch_sequences, step_, [&](std::int64_t first, std::int64_t count) {
+    return source_.training(config_.seed, step_, train.batch_sequences, first, count);
+  });
 
   auto& parameters = model_->parameters();
   parameters.zero_gradients();
-  const bool two_phase = passes.size() > 1 && model_->needs_whole_step();
+  const bool two_phase = passes.size() > 1 && model_->needs_whole_step(routing::Mode::train);
   std::vector<model::PassDecisions> given;
-  if (two_phase) given = model_->decide_step(passes);
+  if (two_phase) given = model_->decide_step(passes, routing::Mode::train);
 
   // Sums over the gang: loss, balance, z, stop, then per layer the micro-batches' violations, their number, and the experts' counts.
   const std::int64_t per_layer = 2 + experts;
@@ -129,11 +138,13 @@ StepResult Trainer::train_step() {
   auto* sum = sums.mutable_data_ptr<double>();
   decisions_.clear();
   for (std::size_t p = 0; p < passes.size(); ++p) {
-    model::PassResult result = model_->forward(passes[p], two_phase ? &given[p] : nullptr, /*training=*/true);
+    model::PassResult result = model_->forward(passes[p], two_phase ? &given[p] : nullptr, routing::Mode::train);
     at::Tensor loss = result.token_loss.sum() / static_cast<double>(step_tokens);
     sum[0] += loss.item<double>();
     for (const auto& [name, part] : result.losses) {
-      sum[name == "z" ? 2 : 1] += part.item<double>();
+      const auto place = std::ranges::find(kLosses, name);
+      MOESWEEP_ASSERT(place != std::end(kLosses), "a loss that no series records: " + name);
+      sum[1 + std::distance(std::begin(kLosses), place)] += part.item<double>();
       loss = loss + part;
     }
     loss.backward();
@@ -206,24 +217,29 @@ bool Trainer::evaluation_due() const {
   return scheduled && recorder_.last("evaluations/step") != static_cast<double>(step_);
 }
 
-bool Trainer::evaluate_reading(Evaluation& result) {
+bool Trainer::evaluate_reading(routing::Mode mode, Evaluation& result) {
   const at::NoGradGuard no_gradient;
   const std::int64_t layers = model_->moe_layers(), domains = source_.domains(), experts = config_.model.experts;
   const std::int64_t all = source_.validation_sequences(config_.evaluation.tokens), batch = config_.train.batch_sequences;
   at::Tensor sums = at::zeros({2 * domains + layers * domains * experts}, at::kDouble);
   for (std::int64_t first = 0; first < all; first += batch) {
-    const std::int64_t size = std::min(batch, all - first);
-    const Share share = share_of(size, config_.train.micro_batch_sequences, transport_->rank(), transport_->size());
-    const auto pass = pass_of(source_.validation(first + share.first, share.count), kValidationStep, size * config_.data.sequence_length);
-    const auto forward = model_->forward(pass, nullptr, /*training=*/false);
-    const at::Tensor domain = at::tensor(pass.layout.domain, at::kLong);
-    const at::Tensor per_sequence = forward.token_loss.view({pass.layout.sequences, -1}).to(at::kDouble).sum(1);
-    sums.narrow(0, 0, domains).index_add_(0, domain, per_sequence);
-    sums.narrow(0, domains, domains).index_add_(0, domain, at::full({pass.layout.sequences}, static_cast<double>(pass.layout.length), at::kDouble));
-    const at::Tensor domain_of_token = domain.repeat_interleave(pass.layout.length);
-    for (std::int64_t layer = 0; layer < layers; ++layer)
-      sums.narrow(0, 2 * domains + layer * domains * experts, domains * experts) +=
-          routing::count_slots(forward.decisions[static_cast<std::size_t>(layer)].expert, domain_of_token, domains, experts, at::Tensor()).view(-1);
+    const auto passes = passes_of(std::min(batch, all - first), kValidationStep,
+                                  [&](std::int64_t begin, std::int64_t count) { return source_.validation(first + begin, count); });
+    const bool two_phase = passes.size() > 1 && model_->needs_whole_step(mode);
+    std::vector<model::PassDecisions> given;
+    if (two_phase) given = model_->decide_step(passes, mode);
+    for (std::size_t p = 0; p < passes.size(); ++p) {
+      const auto& layout = passes[p].layout;
+      const auto forward = model_->forward(passes[p], two_phase ? &given[p] : nullptr, mode);
+      const at::Tensor domain = at::tensor(layout.domain, at::kLong);
+      const at::Tensor per_sequence = forward.token_loss.view({layout.sequences, layout.length}).to(at::kDouble).sum(1);
+      sums.narrow(0, 0, domains).index_add_(0, domain, per_sequence);
+      sums.narrow(0, domains, domains).index_add_(0, domain, at::full({layout.sequences}, static_cast<double>(layout.length), at::kDouble));
+      const at::Tensor domain_of_token = domain.repeat_interleave(layout.length);
+      for (std::int64_t layer = 0; layer < layers; ++layer)
+        sums.narrow(0, 2 * domains + layer * domains * experts, domains * experts) +=
+            routing::count_slots(forward.decisions[static_cast<std::size_t>(layer)].slots, domain_of_token, domains, experts, at::Tensor()).view(-1);
+    }
     if (transport_->any(stop_ != nullptr && stop_->load(), "stop between evaluation batches")) return false;
   }
   transport_->all_reduce_sum(sums.data_ptr(), static_cast<std::size_t>(sums.numel()), DType::f64, "sums of an evaluation");
@@ -271,13 +287,13 @@ void Trainer::record_evaluation(const Evaluation& evaluation, const std::string&
 }
 
 bool Trainer::evaluate() {
-  Evaluation training;
-  if (!evaluate_reading(training)) return false;
+  Evaluation training, greedy;
+  if (!evaluate_reading(routing::Mode::evaluate, training)) return false;
+  if (!model_->readings_differ()) greedy = training;
+  else if (!evaluate_reading(routing::Mode::greedy, greedy)) return false;
   recorder_.append("evaluations/step", static_cast<double>(step_));
   record_evaluation(training, "evaluations/");
-  // Greedy routing keeps persistent state (the bias) and sees no other token; no method here does otherwise in the training reading, so
-  // the two readings have the same numbers.
-  record_evaluation(training, "evaluations/greedy.");
+  record_evaluation(greedy, "evaluations/greedy.");
   return true;
 }
 
@@ -342,7 +358,8 @@ void Trainer::read_parameters(const std::filesystem::path& path) {
   for (auto& array : logical_arrays(model_->parameters(), false)) {
     const auto shape = reader.shape(array.name);
     if (shape != array.value.sizes().vec())
-      throw Error(ErrorKind::config, "train.init_from: " + array.name + " has another shape there than in this model", path.string());
+      throw Error(ErrorKind::config, "train.init_from: " + array.name + " has another shape there than in this model", path.string())
+          .thrown_on_every_rank();
     reader.read(array.name, dtype_of(array.value), 0, array.value.numel(), array.value.data_ptr());
   }
 }
@@ -352,7 +369,8 @@ void Trainer::read_checkpoint(const std::filesystem::path& path) {
   const Json header = Json::parse(reader.header());
   if (header.value("trial", "") != id_of(config_))
     throw Error(ErrorKind::corrupt, "the checkpoint is of trial " + header.value("trial", "?") + ", not of " + id_of(config_), path.string(),
-                "remove it to start the trial from its beginning");
+                "remove it to start the trial from its beginning")
+        .thrown_on_every_rank();
   for (auto& array : logical_arrays(model_->parameters(), true))
     reader.read(array.name, dtype_of(array.value), 0, array.value.numel(), array.value.data_ptr());
   for (auto& [name, tensor] : model_->state()) reader.read("state/" + name, DType::f64, 0, tensor.numel(), tensor.data_ptr());

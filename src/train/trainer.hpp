@@ -62,7 +62,11 @@ class Trainer {
   model::PassInput pass_of(const data::Batch& batch, std::int64_t step, std::int64_t step_tokens) const;
   void reduce_gradients();
   void declare_series();
-  bool evaluate_reading(Evaluation& result);
+  /// This rank's passes of a batch of `sequences`: as many as the largest share needs, missing ones empty. `fetch(first, count)` gives sequences.
+  template <class Fetch>
+  std::vector<model::PassInput> passes_of(std::int64_t sequences, std::int64_t step, Fetch&& fetch) const;
+  /// False when a stop was asked for in its midst.
+  bool evaluate_reading(routing::Mode mode, Evaluation& result);
   void record_evaluation(const Evaluation& evaluation, const std::string& prefix);
 
   TrialConfig config_;

@@ -1,6 +1,8 @@
 // See include/moesweep/train/trial.hpp.
 #include "moesweep/train/trial.hpp"
 
+#include <ATen/Parallel.h>
+
 #include <cmath>
 
 #include "moesweep/comm/watchdog.hpp"
@@ -13,6 +15,7 @@ store::TrialRecord run_trial(const TrialConfig& config, const data::Source& sour
   if (gang.size() != config.ranks())
     throw Error(ErrorKind::internal, "a gang of " + std::to_string(gang.size()) + " ranks for a trial of " + std::to_string(config.ranks()));
   comm::watchdog::set_timeout(config.comm.timeout_seconds);
+  at::set_num_threads(static_cast<int>(config.parallel.threads));
   Trainer trainer(config, source, gang, options.stop);
   Observer silent;
   Observer& observer = options.observer != nullptr && gang.rank() == 0 ? *options.observer : silent;

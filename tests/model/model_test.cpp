@@ -107,7 +107,7 @@ TEST(Forward, TokenLossesAreThoseOfTheNaiveTransformer) {
   for (const Case& c : cases()) {
     MoeModel model(c.model, c.routing, c.vocabulary, 2, *gang, {at::kDouble, 3});
     const PassInput pass = pass_of(c);
-    const auto result = model.forward(pass, nullptr, true);
+    const auto result = model.forward(pass, nullptr, routing::Mode::train);
     const auto oracle = oracle_forward(c, model.parameters(), pass);
     for (std::size_t t = 0; t < oracle.token_loss.size(); ++t)
       ASSERT_NEAR(result.token_loss[static_cast<std::int64_t>(t)].item<double>(), oracle.token_loss[t], 1e-12);
@@ -120,7 +120,7 @@ TEST(Forward, SinglePrecisionAndBf16StayNear) {
   const PassInput pass = pass_of(c);
   const auto loss = [&](at::ScalarType type) {
     MoeModel model(c.model, c.routing, c.vocabulary, 2, *gang, {type, 3});
-    return model.forward(pass, nullptr, true).token_loss.mean().item<double>();
+    return model.forward(pass, nullptr, routing::Mode::train).token_loss.mean().item<double>();
   };
   const double exact = loss(at::kDouble);
   EXPECT_NEAR(loss(at::kFloat), exact, 1e-5);
@@ -137,7 +137,7 @@ TEST(Forward, APassWithoutSequencesContributesNothing) {
     MoeModel model(c.model, c.routing, c.vocabulary, 2, *gang, {at::kDouble, 3});
     PassInput pass = pass_of(c);
     pass.layout.step_tokens = 8;
-    const auto result = model.forward(pass, nullptr, true);
+    const auto result = model.forward(pass, nullptr, routing::Mode::train);
     at::Tensor loss = result.token_loss.sum();
     for (const auto& [name, part] : result.losses) loss = loss + part;
     loss.backward();
@@ -155,10 +155,10 @@ TEST(Gradients, EveryParameterClassByFiniteDifferences) {
     // The weights differ by token, so that a gradient that ignores its factor is seen.
     const at::Tensor factor = at::arange(1, pass.tokens.numel() + 1, at::kDouble).sin();
     model.parameters().zero_gradients();
-    (model.forward(pass, nullptr, true).token_loss * factor).sum().backward();
+    (model.forward(pass, nullptr, routing::Mode::train).token_loss * factor).sum().backward();
     const auto value = [&] {
       const at::NoGradGuard none;
-      return (model.forward(pass, nullptr, false).token_loss * factor).sum().item<double>();
+      return (model.forward(pass, nullptr, routing::Mode::evaluate).token_loss * factor).sum().item<double>();
     };
     const double h = 1e-5;
     for (const auto& span : model.parameters().spans()) {
@@ -186,7 +186,7 @@ TEST(Gradients, BalancingLossReachesTheRouterOnce) {
     c.routing.balance.weight = weight;
     MoeModel model(c.model, c.routing, c.vocabulary, 2, *gang, {at::kDouble, 3});
     model.parameters().zero_gradients();
-    const auto result = model.forward(pass, nullptr, true);
+    const auto result = model.forward(pass, nullptr, routing::Mode::train);
     result.losses.at("balance").backward();
     return model.parameters()["layers.1.router"].grad().clone();
   };
@@ -204,9 +204,9 @@ TEST(Decisions, TwoPhasesGiveWhatOnePassGives) {
   c.routing.balance.scope = routing::ScopeKind::global_batch;
   c.model.shared_experts = 1;
   MoeModel model(c.model, c.routing, c.vocabulary, 2, *gang, {at::kDouble, 3});
-  EXPECT_TRUE(model.needs_whole_step());
+  EXPECT_TRUE(model.needs_whole_step(routing::Mode::train));
   const PassInput whole = pass_of(c);
-  const auto in_flight = model.forward(whole, nullptr, true);
+  const auto in_flight = model.forward(whole, nullptr, routing::Mode::train);
   std::vector<PassInput> passes(2, whole);
   for (std::int64_t p = 0; p < 2; ++p) {
     auto& pass = passes[static_cast<std::size_t>(p)];
@@ -216,10 +216,10 @@ TEST(Decisions, TwoPhasesGiveWhatOnePassGives) {
     pass.layout.index = {2 * p, 2 * p + 1};
     pass.layout.domain = {0, 1};
   }
-  const auto decisions = model.decide_step(passes);
+  const auto decisions = model.decide_step(passes, routing::Mode::train);
   double balance = 0;
   for (std::size_t p = 0; p < 2; ++p) {
-    const auto result = model.forward(passes[p], &decisions[p], true);
+    const auto result = model.forward(passes[p], &decisions[p], routing::Mode::train);
     balance += result.losses.at("balance").item<double>();
     EXPECT_TRUE(at::allclose(result.token_loss, in_flight.token_loss.narrow(0, static_cast<std::int64_t>(p) * 2 * c.length, 2 * c.length), 0, 1e-13));
   }
@@ -233,11 +233,11 @@ TEST(Causality, LaterTokensDoNotMoveEarlierLosses) {
     c.routing.select = select;
     MoeModel model(c.model, c.routing, c.vocabulary, 2, *gang, {at::kDouble, 3});
     PassInput pass = pass_of(c);
-    const at::Tensor before = model.forward(pass, nullptr, true).token_loss.detach().view({c.sequences, c.length});
+    const at::Tensor before = model.forward(pass, nullptr, routing::Mode::train).token_loss.detach().view({c.sequences, c.length});
     at::Tensor tokens = pass.tokens.clone().view({c.sequences, c.length});
     tokens.narrow(1, 3, 2).add_(1).remainder_(c.vocabulary);
     pass.tokens = tokens.view(-1);
-    const at::Tensor after = model.forward(pass, nullptr, true).token_loss.detach().view({c.sequences, c.length});
+    const at::Tensor after = model.forward(pass, nullptr, routing::Mode::train).token_loss.detach().view({c.sequences, c.length});
     // To rounding: an expert's rows move within their product when other tokens choose otherwise.
     EXPECT_TRUE(at::allclose(before.narrow(1, 0, 3), after.narrow(1, 0, 3), 0, 1e-13));
     EXPECT_GT((before.narrow(1, 3, 2) - after.narrow(1, 3, 2)).abs().max().item<double>(), 1e-3);
@@ -293,6 +293,14 @@ TEST(Initialisation, DependsOnSeedAndNameAlone) {
   more.experts = 6;
   Parameters wider(more, c.vocabulary, at::kFloat, 1);
   EXPECT_TRUE(at::equal(a.stack(1, "down").value[3], wider.stack(1, "down").value[3]));
+}
+
+TEST(Initialisation, ADeviationOfZeroIsZeros) {
+  ModelConfig config = small_case().model;
+  config.router_init_deviation = 0;
+  Parameters parameters(config, 13, at::kFloat, 1);
+  EXPECT_EQ(parameters["layers.0.router"].abs().max().item<double>(), 0.0);
+  for (const auto& span : parameters.spans()) EXPECT_EQ(span.decays, span.shape.size() == 2) << span.name;
 }
 
 TEST(Initialisation, HasTheNamedDeviations) {

@@ -59,11 +59,11 @@ TEST(Choices, ReferenceRouterFollowsTheDomain) {
       config.reference_weights = uniform ? ReferenceWeights::uniform : ReferenceWeights::gate;
       LayerRouter router(config, 0, experts, 4, *gang);
       const Scores scores{step.logits, 0, &step.layout};
-      const auto decision = router.decide({&scores, 1}, true)[0];
+      const auto decision = router.decide({&scores, 1}, Mode::train)[0];
       const Assignment assignment = router.apply(scores, decision);
       // The order of a token's slots means nothing here: compare sorted by expert.
-      const at::Tensor order = decision.expert.argsort(std::int64_t{1}, false);
-      expect_same_choice(decision.expert.gather(1, order), assignment.weight.view({-1, 2}).gather(1, order),
+      const at::Tensor order = decision.slots.by_token().argsort(std::int64_t{1}, false);
+      expect_same_choice(decision.slots.by_token().gather(1, order), assignment.weight.view({-1, 2}).gather(1, order),
                          reference::by_expert(reference::route_reference(step.oracle, 4, uniform, 1.5)), 1e-13, uniform ? "uniform" : "gate");
     }
 }
@@ -83,7 +83,7 @@ TEST(Losses, AuxLossAndItsGradientAtEveryScope) {
         LayerRouter router(config, 0, 8, 4, *gang);
         step.logits.set_requires_grad(true);
         const Scores scores{step.logits, 0, &step.layout};
-        const Assignment assignment = router.apply(scores, router.decide({&scores, 1}, true)[0]);
+        const Assignment assignment = router.apply(scores, router.decide({&scores, 1}, Mode::train)[0]);
         const auto oracle = reference::aux_loss(step.oracle, oracle_score(score), oracle_scope(scope), 0.37);
         const at::Tensor loss = assignment.losses.at("balance");
         EXPECT_NEAR(loss.item<double>(), oracle.value, 1e-13);
@@ -107,7 +107,7 @@ TEST(Losses, AuxLossIsExactlyItsWeightUnderPerfectBalance) {
     config.balance.weight = 0.125;
     LayerRouter router(config, 0, experts, 4, *gang);
     const Scores scores{step.logits, 0, &step.layout};
-    EXPECT_DOUBLE_EQ(router.apply(scores, router.decide({&scores, 1}, true)[0]).losses.at("balance").item<double>(), 0.125);
+    EXPECT_DOUBLE_EQ(router.apply(scores, router.decide({&scores, 1}, Mode::train)[0]).losses.at("balance").item<double>(), 0.125);
   }
 }
 
@@ -160,10 +160,10 @@ TEST(Bias, StepsAndChoicesFollowTheOracleOverSeveralSteps) {
         for (std::uint64_t n = 0; n < 5; ++n) {
           const Step step = make_step(60 + n, 6, 5, 8, 2, 1.0, n % 2 == 1);
           const Scores scores{step.logits, 0, &step.layout};
-          const auto decision = router.decide({&scores, 1}, true)[0];
+          const auto decision = router.decide({&scores, 1}, Mode::train)[0];
           const auto choice = reference::route_top_k(step.oracle, reference::Score::sigmoid, 1.0, bias);
           const Assignment assignment = router.apply(scores, decision);
-          expect_same_choice(decision.expert, assignment.weight.view({-1, 2}), choice, 1e-13, "biased");
+          expect_same_choice(decision.slots.by_token(), assignment.weight.view({-1, 2}), choice, 1e-13, "biased");
           router.end_step();
           bias = reference::updated_bias(bias, reference::counts_by_unit(step.oracle, choice, oracle_scope(scope)), 0.05,
                                          rule == BiasRule::sign ? reference::BiasRule::sign : reference::BiasRule::proportional, centred);

@@ -20,22 +20,22 @@ TEST(Passes, CuttingAStepChangesNeitherChoicesNorLossesNorState) {
       config.balance.scope = scope;
       LayerRouter whole(config, 0, 8, 4, *gang), cut(config, 0, 8, 4, *gang);
       const Scores all{step.logits, 0, &step.layout};
-      const auto decision = whole.decide({&all, 1}, true)[0];
+      const auto decision = whole.decide({&all, 1}, Mode::train)[0];
       const Assignment assignment = whole.apply(all, decision);
 
       std::vector<std::pair<TokenLayout, at::Tensor>> parts{part_of(step, 0, 2), part_of(step, 2, 4), part_of(step, 6, 2), part_of(step, 8, 0)};
       std::vector<Scores> passes;
       for (const auto& [layout, logits] : parts) passes.push_back({logits, 0, &layout});
-      const auto decisions = cut.decide(passes, true);
+      const auto decisions = cut.decide(passes, Mode::train);
       double loss = 0;
       std::vector<at::Tensor> experts, weights;
       for (std::size_t p = 0; p < passes.size(); ++p) {
         const Assignment piece = cut.apply(passes[p], decisions[p]);
         if (piece.losses.contains("balance")) loss += piece.losses.at("balance").item<double>();
-        experts.push_back(piece.expert);
+        experts.push_back(piece.slots.expert);
         weights.push_back(piece.weight);
       }
-      EXPECT_TRUE(at::equal(at::cat(experts), assignment.expert));
+      EXPECT_TRUE(at::equal(at::cat(experts), assignment.slots.expert));
       EXPECT_TRUE(at::allclose(at::cat(weights), assignment.weight, 0, 1e-15));
       if (method == BalanceMethod::aux_loss) {
         EXPECT_NEAR(loss, assignment.losses.at("balance").item<double>(), 1e-14);
@@ -54,10 +54,10 @@ TEST(Passes, OnlyScopesThatSpanPassesNeedTheWholeStep) {
   config.balance.method = BalanceMethod::aux_loss;
   for (const auto scope : {ScopeKind::sequence, ScopeKind::micro_batch, ScopeKind::global_batch}) {
     config.balance.scope = scope;
-    EXPECT_EQ(LayerRouter(config, 0, 8, 4, *gang).needs_whole_step(), scope == ScopeKind::global_batch);
+    EXPECT_EQ(LayerRouter(config, 0, 8, 4, *gang).needs_whole_step(Mode::train), scope == ScopeKind::global_batch);
   }
   config.balance.method = BalanceMethod::none;
-  EXPECT_FALSE(LayerRouter(config, 0, 8, 4, *gang).needs_whole_step());
+  EXPECT_FALSE(LayerRouter(config, 0, 8, 4, *gang).needs_whole_step(Mode::train));
 }
 
 TEST(Evaluation, LeavesTheBiasAlone) {
@@ -68,7 +68,7 @@ TEST(Evaluation, LeavesTheBiasAlone) {
   LayerRouter router(config, 0, 8, 4, *gang);
   const Step step = make_step(9, 4, 4, 8, 4);
   const Scores scores{step.logits, 0, &step.layout};
-  router.decide({&scores, 1}, false);
+  router.decide({&scores, 1}, Mode::evaluate);
   router.end_step();
   EXPECT_EQ(router.state()[0].second.abs().sum().item<double>(), 0.0);
 }
@@ -103,7 +103,7 @@ TEST(Terms, TwoLossesAddUp) {
   both.balance.also[0].weight = 0.02;
   LayerRouter router(both, 0, 8, 4, *gang);
   const Scores scores{step.logits, 0, &step.layout};
-  const double sum = router.apply(scores, router.decide({&scores, 1}, true)[0]).losses.at("balance").item<double>();
+  const double sum = router.apply(scores, router.decide({&scores, 1}, Mode::train)[0]).losses.at("balance").item<double>();
   const double expected = reference::aux_loss(step.oracle, reference::Score::softmax, reference::Scope::global_batch, 0.1).value +
                           reference::aux_loss(step.oracle, reference::Score::softmax, reference::Scope::sequence, 0.02).value;
   EXPECT_NEAR(sum, expected, 1e-14);

@@ -64,7 +64,7 @@ Outcome train(TrialConfig config, const comm::Communicator& gang, std::int64_t p
               {}};
   std::vector<std::int64_t> mine;
   for (const auto& pass : trainer.last_decisions()) {
-    const at::Tensor ids = pass.back().expert.contiguous();
+    const at::Tensor ids = pass.back().slots.expert.contiguous();
     mine.insert(mine.end(), ids.const_data_ptr<std::int64_t>(), ids.const_data_ptr<std::int64_t>() + ids.numel());
   }
   for (const auto& part : comm::make_transport(gang)->all_gather(std::as_bytes(std::span(mine)), "choices")) {
@@ -135,6 +135,16 @@ TEST(Equality, TheSameLayoutIsBitwiseTheSame) {
     const auto config = tiny(routing::BalanceMethod::expert_bias, routing::ScopeKind::micro_batch, precision);
     EXPECT_EQ(train(config, world, 4).losses, train(config, world, 4).losses);
   }
+}
+
+TEST(Equality, MoreRanksThanMicroBatchesTrainAndEvaluateTheSame) {
+  const auto world = comm::Communicator::world();
+  auto config = tiny(routing::BalanceMethod::aux_loss, routing::ScopeKind::global_batch);
+  config.train.batch_sequences = 4;
+  config.train.micro_batch_sequences = 4;
+  const Outcome alone = train(config, comm::Communicator::self(), 0), run = train(config, world, 0);
+  EXPECT_LT(worst(alone.losses, run.losses), 1e-10);
+  EXPECT_LT(worst(alone.validation, run.validation), 1e-10);
 }
 
 TEST(Reduction, BucketsDoNotChangeTheSum) {

@@ -42,7 +42,7 @@ class Transport {
   virtual int rank() const = 0;
   virtual int size() const = 0;
 
-  /// `data[i]` becomes the sum over ranks, equal on every rank bit by bit; f64, f32 and i64.
+  /// `data[i]` becomes the sum over ranks, equal on every rank bit by bit; f64, f32, i64 and i32.
   virtual void all_reduce_sum(void* data, std::size_t count, DType type, const char* what) = 0;
   /// The same, started; the sum is there when the returned handle was waited for.
   virtual Pending start_all_reduce_sum(void* data, std::size_t count, DType type, const char* what) = 0;

@@ -15,9 +15,6 @@ void on_timeout(std::function<void(const std::string&)> callback);
 /// The rank named in messages.
 void set_rank(int rank, int size);
 
-/// The last collective this rank entered, for messages.
-std::string last_collective();
-
 /// Guards one collective: while it lives, the clock runs.
 class Guard {
  public:

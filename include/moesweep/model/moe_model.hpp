@@ -50,15 +50,16 @@ class MoeModel {
   Parameters& parameters() { return parameters_; }
   std::int64_t moe_layers() const { return config_.layers - config_.dense_layers; }
   std::vector<routing::LayerRouter>& routers() { return routers_; }
-  /// With several passes a step must run in two phases: some scope spans them.
-  bool needs_whole_step() const;
+  /// Several passes must run in two phases: some router needs them all at once.
+  bool needs_whole_step(routing::Mode mode) const;
+  bool readings_differ() const;
 
   /// Phase one: all passes of the step, layer by layer, without gradient; at each MoE layer all are decided together. Keeps hidden
   /// states only. Collective where a scope spans ranks; every rank gives the same number of passes. [passes][MoE layers]
-  std::vector<PassDecisions> decide_step(std::span<const PassInput> passes);
+  std::vector<PassDecisions> decide_step(std::span<const PassInput> passes, routing::Mode mode);
 
-  /// One pass. With `given` its decisions are replayed, else they are made here. `training` accumulates balancing state.
-  PassResult forward(const PassInput& pass, const PassDecisions* given, bool training);
+  /// One pass. With `given` its decisions are replayed, else they are made here, for this pass alone.
+  PassResult forward(const PassInput& pass, const PassDecisions* given, routing::Mode mode);
 
   /// Collective. After each optimizer step.
   void end_step();

@@ -21,8 +21,9 @@ struct Span {
   ParameterClass parameter_class = ParameterClass::dense;
   std::int64_t offset = 0;  ///< in elements of the class's buffers
   std::vector<std::int64_t> shape;
-  bool decays = false;     ///< weight decay applies (matrices)
-  double deviation = 0.0;  ///< initial standard deviation; 0: starts at one (norm gains)
+  bool decays = false;         ///< weight decay applies (matrices)
+  bool starts_at_one = false;  ///< norm gains; all others start normal with `deviation`
+  double deviation = 0.0;      ///< initial standard deviation
 
   std::int64_t count() const;
 };

@@ -25,14 +25,17 @@ class LayerRouter {
   /// `gang` must outlive the router. `experts` and `domains` as in the model and the data.
   LayerRouter(const RoutingConfig& config, std::int64_t layer, std::int64_t experts, std::int64_t domains, comm::Transport& gang);
 
-  /// True when a statistic or a decision needs all passes of a step at once: with several passes the step must run in two phases.
-  bool needs_whole_step() const;
+  /// True when a statistic or a decision needs all passes of a step (or evaluation batch) at once: several passes must run in two phases.
+  bool needs_whole_step(Mode mode) const;
   /// True when logits up to a position cannot depend on later tokens, in training.
   bool causal() const { return true; }
 
+  /// True when evaluation has two readings that differ. A bias is persistent state and stays in both.
+  bool readings_differ() const { return false; }
+
   /// Collective over the gang where a scope spans ranks: every rank calls with as many passes, empty ones included.
-  /// With `training` the balancing state of the step accumulates (see `end_step`).
-  std::vector<Decision> decide(std::span<const Scores> passes, bool training);
+  /// With `Mode::train` the balancing state of the step accumulates (see `end_step`).
+  std::vector<Decision> decide(std::span<const Scores> passes, Mode mode);
 
   /// Gate weights and losses of one pass, differentiable in the logits.
   Assignment apply(const Scores& scores, const Decision& decision) const;
@@ -48,7 +51,7 @@ class LayerRouter {
     BalanceConfig config;
     Scope scope;
   };
-  at::Tensor choose(const Scores& scores) const;
+  at::Tensor choose(const Scores& scores) const;  // [T, k] i64
 
   RoutingConfig config_;
   std::int64_t layer_, experts_, domains_;
@@ -71,8 +74,8 @@ at::Tensor gate_weights(const at::Tensor& logits, const at::Tensor& expert, Scor
 at::Tensor top_k_indices(const at::Tensor& s, std::int64_t k);
 /// k distinct experts per token, uniform, as a function of (seed, step, layer, sequence, position): [T, k] i64.
 at::Tensor random_experts(const TokenLayout& tokens, std::int64_t layer, std::int64_t experts, std::int64_t k);
-/// (token, slot) pairs by row group: `group` [T] i64 in [0, groups), masked tokens left out; [groups, E] i64.
-at::Tensor count_slots(const at::Tensor& expert, const at::Tensor& group, std::int64_t groups, std::int64_t experts, const at::Tensor& mask);
+/// (token, slot) pairs by group: `group` [T] i64 in [0, groups); masked tokens are left out, dropped slots count. [groups, E] i64.
+at::Tensor count_slots(const Slots& slots, const at::Tensor& group, std::int64_t groups, std::int64_t experts, const at::Tensor& mask);
 /// The weight-free balancing loss E sum_u sum_e f[u, e] sum_{t in u} p[t, e] over the step's tokens (FORMULAS: aux loss); gradient through p only.
 at::Tensor aux_loss(const at::Tensor& probabilities, const at::Tensor& load, const at::Tensor& unit_of_token, const at::Tensor& mask,
                     std::int64_t step_tokens);

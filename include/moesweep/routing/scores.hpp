@@ -32,23 +32,46 @@ struct Scores {
   const TokenLayout* tokens = nullptr;
 };
 
-/// What was decided without gradient for one pass at one layer: made once per (step, layer, sequence), replayed by later passes.
-struct Decision {
-  at::Tensor expert;             ///< [T, k] i64, in the order of preference
-  std::vector<at::Tensor> load;  ///< per balancing term: load shares f of its units, [units, E]; undefined where the term has no loss
-  std::vector<at::Tensor> unit;  ///< per balancing term: the unit of each sequence, [sequences] i64
-  at::Tensor counts;             ///< [micro-batches of the pass, E] i64, (token, slot) pairs before dropping
+/// (token, expert) pairs ordered by token; the number of experts of a token may vary.
+struct Slots {
+  at::Tensor token;          ///< [N] i64
+  at::Tensor expert;         ///< [N] i64
+  at::Tensor dropped;        ///< [N] bool, or undefined: none
+  at::Tensor offsets;        ///< [T + 1] i64: token t's slots are [offsets[t], offsets[t + 1])
+  std::int64_t fixed_k = 0;  ///< every token has this many slots; 0: it varies
+
+  /// The experts of each token, [T, fixed_k] i64, in the order of preference; only with a fixed k.
+  at::Tensor by_token() const { return expert.view({expert.numel() / fixed_k, fixed_k}); }
 };
 
-/// Who goes where. Slots are ordered by token; `offsets` [T + 1] says where each token's begin.
+/// Slots of a choice of k experts for every token: `expert` [T, k] i64.
+Slots slots_of(const at::Tensor& expert);
+
+/// What a balancing term's loss needs to know of its units.
+struct UnitStatistics {
+  at::Tensor load;  ///< shares f of each unit, [units, E] fp64; undefined where the term has no loss
+  at::Tensor unit;  ///< the unit of each sequence, [sequences] i64
+};
+
+/// What was decided without gradient for one pass at one layer: made once per (step, layer, sequence), replayed by later passes.
+struct Decision {
+  Slots slots;
+  std::vector<UnitStatistics> terms;  ///< one per balancing term; empty in evaluation, which has no losses
+  at::Tensor counts;                  ///< [micro-batches of the pass, E] i64, (token, slot) pairs before dropping
+};
+
+/// Who goes where, with what weight.
 struct Assignment {
-  at::Tensor token;                          ///< [N] i64
-  at::Tensor expert;                         ///< [N] i64
+  Slots slots;
   at::Tensor weight;                         ///< [N], gate weights in the graph
-  at::Tensor dropped;                        ///< [N] bool, or undefined: none
-  at::Tensor offsets;                        ///< [T + 1] i64
-  std::int64_t fixed_k = 0;                  ///< every token has this many slots (the [T, k] view is expert.view({T, k})); 0: it varies
-  std::map<std::string, at::Tensor> losses;  ///< scalars in the graph, weighted, sums over this pass's tokens over the step's tokens
+  std::map<std::string, at::Tensor> losses;  ///< `balance`, `z`: scalars in the graph, weighted, sums over this pass's tokens over the step's tokens
+};
+
+/// What a decision is for.
+enum class Mode {
+  train,     ///< an optimizer step: losses are wanted, balancing state accumulates
+  evaluate,  ///< the training reading: the routing in force in training, its balancing included, without noise
+  greedy,    ///< the greedy reading: what inference does without seeing other tokens; persistent state (a bias) stays
 };
 
 }  // namespace moesweep::routing

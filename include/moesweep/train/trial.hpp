@@ -40,10 +40,11 @@ struct RunOptions {
 
 /// How a trial ended; `record` is complete for `done` and `diverged`, and holds what there is for `preempted`.
 /// States: `done`, `diverged` (NaN or loss above train.loss_limit), `preempted` (stopped, checkpoint written).
-/// The record's provenance is left empty: the caller fills it.
+/// The record's provenance is left empty: the caller fills it. Errors that every rank of the gang throws alike are marked so
+/// (`Error::on_every_rank`). Sets the threads of this process to parallel.threads.
 store::TrialRecord run_trial(const TrialConfig& config, const data::Source& source, const comm::Communicator& gang, const RunOptions& options);
 
-/// Sets threads, malloc and matmul precision for this process; call once, before the first trial.
-void prepare_process(std::int64_t threads);
+/// Tunes malloc for this process; call once, before the first trial. (A trial sets its own threads.)
+void prepare_process();
 
 }  // namespace moesweep::train
