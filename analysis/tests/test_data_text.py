@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import pickle
 from pathlib import Path
 
 import pytest
@@ -213,3 +214,8 @@ def test_the_split_goes_by_the_key_alone() -> None:
     assert abs(len(chosen) - 1000) < 4 * (20000 * 0.05 * 0.95) ** 0.5
     # A larger share keeps what was in validation before.
     assert all(sources.in_validation(key, 0.2) for key in chosen)
+
+
+def test_an_error_travels_whole_from_a_worker() -> None:
+    error = pickle.loads(pickle.dumps(DataToolError("corrupt", "is no Debian package", "a.deb", "delete it and fetch again")))
+    assert (error.kind, error.exit_code, str(error)) == ("corrupt", 5, "a.deb: is no Debian package\n  delete it and fetch again")

@@ -15,6 +15,10 @@ class DataToolError(Exception):
         self.where = where
         self.hint = hint
 
+    def __reduce__(self) -> tuple[type[DataToolError], tuple[str, str, str, str]]:
+        """Travels whole from a worker process."""
+        return DataToolError, (self.kind, self.message, self.where, self.hint)
+
     @property
     def exit_code(self) -> int:
         return EXIT_CODES[self.kind]
