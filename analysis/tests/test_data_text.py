@@ -217,5 +217,11 @@ def test_the_split_goes_by_the_key_alone() -> None:
 
 
 def test_an_error_travels_whole_from_a_worker() -> None:
-    error = pickle.loads(pickle.dumps(DataToolError("corrupt", "is no Debian package", "a.deb", "delete it and fetch again")))
-    assert (error.kind, error.exit_code, str(error)) == ("corrupt", 5, "a.deb: is no Debian package\n  delete it and fetch again")
+    error = pickle.loads(
+        pickle.dumps(DataToolError("corrupt", "is no Debian package", "a.deb", "delete it and fetch again"))
+    )
+    assert (error.kind, error.exit_code, str(error)) == (
+        "corrupt",
+        5,
+        "a.deb: is no Debian package\n  delete it and fetch again",
+    )

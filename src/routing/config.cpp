@@ -32,7 +32,12 @@ void RoutingConfig::list(FieldList& fields) {
 namespace {
 
 std::string refusal_of_term(const RoutingConfig& config, const BalanceConfig& term, const std::string& path) {
-  if (term.method == BalanceMethod::none) return "";
+  if (term.method == BalanceMethod::none) {
+    if (path.ends_with("]")) return fmt::format("{} names no method", path);
+    if (term.scope == BalanceConfig{}.scope) return "";
+    return fmt::format("{}.scope = {} says nothing with {}.method = none: leave the scope out (`when` or `exclude` keep it from that method)", path,
+                       name_of_value(term.scope), path);
+  }
   const std::string method(name_of_value(term.method));
   if (config.select != Select::top_k)
     return fmt::format("{}.method = {} has nothing to balance with routing.select = {}: the choice does not depend on the logits", path, method,

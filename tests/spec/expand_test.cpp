@@ -11,6 +11,7 @@ namespace moesweep::spec {
 namespace {
 
 const char* const kData = "data.domains: [a, b]\n";
+const char* const kBalanced = "data.domains: [a, b]\nrouting.balance.method: aux_loss\n";  // a scope means something
 
 /// Keys of different sections that may take any of their values in any combination.
 struct Knob {
@@ -69,7 +70,7 @@ Generated generate(std::mt19937& random) {
   defaults["routing.top_k"] = "4";
   defaults["routing.balance.scope"] = "global_batch";
 
-  std::string file = kData;
+  std::string file = kBalanced;
   Settings base = defaults;
   for (std::size_t knob = 0; knob < kKnobs.size(); ++knob)
     if (pick(4) == 0) {
@@ -227,7 +228,7 @@ TEST_F(Expand, ATrialsYamlReadsBackToTheSameTrial) {
   for (Trial& trial :
        sweep(std::string(kData) + "data.tokenizer: \"none\"\ndata.synthetic.entropy: 1.0000000000000002\n"
                                   "train: {tokens: 4096, learning_rate: 1e-7, init_from: \"a: b # \\\"c\\\" \\n ü\"}\nparallel.threads: 3\n"
-                                  "routing: {score: sigmoid, balance: {method: expert_bias, also: [{method: aux_loss, scope: sequence}, {}]}}\n")
+                                  "routing: {score: sigmoid, balance: {method: expert_bias, also: [{method: aux_loss, scope: sequence}, {method: aux_loss}]}}\n")
            .trials)
     trials.push_back(trial);
   for (const Trial& trial : trials) {
@@ -284,7 +285,7 @@ TEST_F(Expand, ResolvedNeedsNoOtherFile) {
 TEST_F(Expand, AHundredThousandTrials) {
   std::string seeds = "1";
   for (int seed = 2; seed <= 2000; ++seed) seeds += ", " + std::to_string(seed);
-  const Sweep large = sweep(std::string("base: models/testbed-tiny.yaml\ndata: data/languages8.yaml\n") +
+  const Sweep large = sweep(std::string("base: models/testbed-tiny.yaml\ndata: data/languages8.yaml\nrouting.balance.method: aux_loss\n") +
                             "grid:\n  routing.balance.scope: [sequence, micro_batch, global_batch]\n  model.width: [32, 64, 128, 256, 512]\n"
                             "  routing.top_k: [1, 2, 4, 8]\n  seed: [" +
                             seeds + "]\nexclude: routing.balance.scope == sequence and routing.top_k in [1, 2]\n");

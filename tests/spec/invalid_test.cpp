@@ -14,6 +14,8 @@ struct Case {
 };
 
 const std::vector<Case> kCases{
+    {"scope without a method", "routing.balance.scope: sequence", {}, "sweep.yaml:1:24: routing.balance.scope = sequence says nothing with routing.balance.method = none: leave the scope out (`when` or `exclude` keep it from that method)"},
+    {"further term without a method", "routing.balance.also: [{}]", {}, "sweep.yaml:1:23: routing.balance.also[0] names no method"},
     {"unknown key", "seed: 1\nmodel: {widht: 3}", {}, "sweep.yaml:2:9: unknown key 'model.widht': did you mean 'model.width'?"},
     {"unknown key at the top", "modle: {width: 32}", {}, "sweep.yaml:1:1: unknown key 'modle': did you mean 'model'?"},
     {"unknown dotted key", "routing.balance.sope: sequence", {}, "sweep.yaml:1:1: unknown key 'routing.balance.sope': did you mean 'routing.balance.scope'?"},

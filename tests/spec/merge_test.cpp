@@ -308,7 +308,7 @@ TEST_F(Merge, ConditionsSeeSetsAndTheCommandLine) {
 
 TEST_F(Merge, WhenFalseTheAxisFallsBackToItsBaseValue) {
   const Sweep some = with_data(
-      "routing.weight_scale: 3\n"
+      "routing: {weight_scale: 3, balance.method: aux_loss}\n"
       "grid: {routing.balance.scope: [sequence, micro_batch], routing.weight_scale: [1, 2]}\n"
       "when: {routing.weight_scale: routing.balance.scope == micro_batch}\n");
   EXPECT_EQ(each(some, [](const auto& c) { return c.routing.weight_scale; }), (std::vector<double>{3, 1, 2}));
