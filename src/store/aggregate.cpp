@@ -169,7 +169,7 @@ void write_rows(const comm::Communicator& communicator, CollectiveFile& file, co
   columns.write();
 }
 
-/// Takes one trial's list of arrays in; `entry` is [path, shape, type, unit, description, metric].
+/// Takes one trial's list of arrays in, the same on every rank; `entry` is [path, shape, type, unit, description, metric].
 void take(std::map<std::string, Joined>& joined, const Json& entry, std::size_t trial, const std::string& file) {
   const auto path = entry[0].get<std::string>();
   const auto shape = entry[1].get<std::vector<std::int64_t>>();
@@ -186,7 +186,8 @@ void take(std::map<std::string, Joined>& joined, const Json& entry, std::size_t 
     throw Error(ErrorKind::data,
                 "dataset " + path + ": " + std::to_string(shape.size()) + " dimensions of " + std::string(name_of(type)) + ", but " +
                     std::to_string(array.dimensions) + " of " + array.data.type.name() + " in " + array.seen_in,
-                file, "the trials were made by builds that do not fit together: run the older ones again");
+                file, "the trials were made by builds that do not fit together: run the older ones again")
+        .thrown_on_every_rank();
   // Trials in between that lack the array have no elements and a shape of zeros.
   array.offsets.resize(trial + 1, array.offsets.back());
   array.shapes.resize(trial * array.dimensions, 0);

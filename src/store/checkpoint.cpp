@@ -108,7 +108,8 @@ struct CheckpointReader::State {
 
   const Description& find(const std::string& name) const {
     const auto found = arrays.find(name);
-    if (found == arrays.end()) throw Error(ErrorKind::corrupt, "dataset " + name + ": there is none in this checkpoint", path.string());
+    if (found == arrays.end())
+      throw Error(ErrorKind::corrupt, "dataset " + name + ": there is none in this checkpoint", path.string()).thrown_on_every_rank();
     return found->second;
   }
 };
@@ -140,7 +141,8 @@ CheckpointReader::CheckpointReader(const comm::Communicator& communicator, const
       "opening of a checkpoint");
   if (shared_digest(communicator, path, path) != stored)
     throw Error(ErrorKind::corrupt, "the digest does not fit the content", path.string(),
-                "the file is damaged: remove it and resume from another one");
+                "the file is damaged: remove it and resume from another one")
+        .thrown_on_every_rank();
 }
 
 CheckpointReader::~CheckpointReader() = default;

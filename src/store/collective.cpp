@@ -386,7 +386,7 @@ void write_together(const comm::Communicator& communicator, const std::filesyste
 void require_same(const comm::Communicator& communicator, const std::string& text, const char* what) {
   const auto all = communicator.all_gather(sha256_hex(text), what);
   for (const auto& digest : all)
-    if (digest != all.front()) throw Error(ErrorKind::internal, std::string(what) + " differ between the ranks");
+    if (digest != all.front()) throw Error(ErrorKind::internal, std::string(what) + " differ between the ranks").thrown_on_every_rank();
 }
 
 }  // namespace moesweep::store

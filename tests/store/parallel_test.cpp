@@ -45,12 +45,13 @@ class Shared {
   std::filesystem::path path_;
 };
 
-/// The error that every rank must throw alike.
-std::string failure(const std::function<void()>& work, ErrorKind kind) {
+/// The error that every rank must throw alike, and say so when `work` is collective.
+std::string failure(const std::function<void()>& work, ErrorKind kind, bool collective = true) {
   try {
     work();
   } catch (const Error& error) {
     EXPECT_EQ(name_of(error.kind()), name_of(kind)) << error.what();
+    EXPECT_EQ(error.on_every_rank(), collective) << error.what();
     return error.what();
   }
   ADD_FAILURE() << "no error was thrown";
@@ -353,14 +354,14 @@ TEST(Verify, NamesWhatIsWrong) {
       H5Aclose(attribute);
     });
     EXPECT_NE(text.find("moesweep-sweep version 9 is newer"), std::string::npos) << text;
-    EXPECT_NE(failure([&] { SweepFile again(path); }, ErrorKind::corrupt).find("moesweep-sweep version 9 is newer"), std::string::npos);
+    EXPECT_NE(failure([&] { SweepFile again(path); }, ErrorKind::corrupt, false).find("moesweep-sweep version 9 is newer"), std::string::npos);
     spill(path, bytes.substr(0, bytes.size() / 2));
-    EXPECT_NE(failure([&] { SweepFile again(path); }, ErrorKind::corrupt).find("truncated file"), std::string::npos);
+    EXPECT_NE(failure([&] { SweepFile again(path); }, ErrorKind::corrupt, false).find("truncated file"), std::string::npos);
     spill(path, "");
     EXPECT_EQ(verify(path).problems.size(), 1U);
     expect_sound(rows[0].trial_file, 1);
-    failure([&] { SweepFile again(rows[0].trial_file); }, ErrorKind::corrupt);
-    failure([&] { verify(shared / "none.h5"); }, ErrorKind::io);
+    failure([&] { SweepFile again(rows[0].trial_file); }, ErrorKind::corrupt, false);
+    failure([&] { verify(shared / "none.h5"); }, ErrorKind::io, false);
   });
 }
 
