@@ -16,8 +16,8 @@ CLI::App* subcommand(CLI::App& app, const std::string& name, const std::string& 
 
 void report(const Error& error) {
   std::string text = error.message();
-  // What rank 0 says of a sweep file or folder concerns all.
-  if (text.starts_with("[Rank 0/"))
+  // What every rank was told of a failure on rank 0, which reads sweep file and folder for all, needs no rank.
+  if (error.on_every_rank() && text.starts_with("[Rank 0/"))
     if (const auto end = text.find("] "); end != std::string::npos) text = text.substr(end + 2);
   if (!error.where().empty()) text = error.where() + ": " + text;
   if (!error.hint().empty()) text += "\n  hint: " + error.hint();
@@ -33,7 +33,7 @@ ExitCode with_mpi(const std::function<ExitCode(const comm::Communicator& world)>
   try {
     return body(world);
   } catch (const Error& error) {
-    if (world.size() > 1 && !error.message().starts_with("[Rank ")) alone(exit_code_of(error.kind()), error.what());
+    if (world.size() > 1 && !error.on_every_rank()) alone(exit_code_of(error.kind()), error.what());
     if (world.rank() == 0) report(error);
     return exit_code_of(error.kind());
   } catch (const std::exception& error) {

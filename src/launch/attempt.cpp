@@ -48,7 +48,11 @@ class LeaderObserver final : public train::Observer {
  public:
   LeaderObserver(TrialLog& log, const AttemptContext& context) : log_(log), context_(context) {}
 
+  /// True once the trial has come beyond reading its checkpoint.
+  bool began() const { return began_; }
+
   void on_step(const train::StepReport& report) override {
+    began_ = true;
     const bool due = seconds_since(last_) >= context_.options.progress_seconds;
     const std::int64_t tenth = std::max<std::int64_t>(report.steps / 10, 1);
     if (due || report.step % tenth == 0)
@@ -57,19 +61,37 @@ class LeaderObserver final : public train::Observer {
     last_ = Clock::now();
     if (context_.on_progress) context_.on_progress(report);
   }
-  void on_evaluation(std::int64_t step, double loss) override { log_.line(fmt::format("evaluation at step {}: validation loss {:.6g}", step, loss)); }
+  void on_evaluation(std::int64_t step, double loss) override {
+    began_ = true;
+    log_.line(fmt::format("evaluation at step {}: validation loss {:.6g}", step, loss));
+  }
   void on_checkpoint(std::int64_t step) override { log_.line(fmt::format("checkpoint at step {}", step)); }
 
  private:
   TrialLog& log_;
   const AttemptContext& context_;
   Clock::time_point last_ = Clock::now();
+  bool began_ = false;
 };
 
 bool tells_of_memory(const std::string& text) {
   constexpr std::array kSigns{"out of memory",          "not enough memory",      "can't allocate memory",
                               "cannot allocate memory", "Cannot allocate memory", "std::bad_alloc"};
   return std::ranges::any_of(kSigns, [&](const char* sign) { return text.find(sign) != std::string::npos; });
+}
+
+/// An error of files as one of ours; nothing for any other. It is the disk's and not the trial's, so it becomes no trial's state.
+std::optional<Error> error_of_files(const std::exception& error) {
+  constexpr const char* kHint = "the trial stays open: run the same command again to go on";
+  if (const auto* known = dynamic_cast<const Error*>(&error)) {
+    if (known->kind() != ErrorKind::io) return std::nullopt;
+    Error mine(ErrorKind::io, known->message(), known->where(), known->hint().empty() ? kHint : known->hint());
+    if (known->on_every_rank()) mine.thrown_on_every_rank();
+    return mine;
+  }
+  if (const auto* failure = dynamic_cast<const fs::filesystem_error*>(&error))
+    return Error(ErrorKind::io, failure->code().message(), failure->path1().string(), kHint);
+  return std::nullopt;
 }
 
 /// The first line of a message that may hold a stack trace.
@@ -98,6 +120,7 @@ Ending attempt_trial(const std::string& id, const train::TrialConfig& config, co
   Ending ending;
   bool agreed = true;  // every rank of the gang knows of a failure
   std::string details;
+  std::optional<Error> of_files;
   try {
     const data::Source& source = context.sources.of(config.data);
     if (!context.data_digest.empty() && source.digest() != context.data_digest)
@@ -107,7 +130,23 @@ Ending attempt_trial(const std::string& id, const train::TrialConfig& config, co
     options.folder = folder;
     options.stop = context.options.stop;
     options.observer = observer ? &*observer : nullptr;
-    ending.record = context.runner.run_trial(config, source, gang, options);
+    try {
+      ending.record = context.runner.run_trial(config, source, gang, options);
+    } catch (const Error& error) {
+      const fs::path checkpoint = folder / "checkpoint.h5";
+      const bool of_checkpoint = error.kind() == ErrorKind::corrupt && error.where() == checkpoint.string();
+      if (!of_checkpoint || (gang.size() > 1 && !error.on_every_rank())) throw;
+      if (gang.maximum(observer && observer->began() ? 1 : 0, "look for the start of the trial") != 0) throw;
+      gang.agree(
+          [&] {
+            if (!leader) return;
+            fs::rename(checkpoint, folder / "checkpoint.h5.damaged");
+            log->line(
+                fmt::format("warning: {}; it is kept as checkpoint.h5.damaged, and the trial starts from its beginning", first_line(error.what())));
+          },
+          "setting a damaged checkpoint aside");
+      ending.record = context.runner.run_trial(config, source, gang, options);
+    }
     ending.state = ending.record.state;
     ending.reason = ending.record.reason;
   } catch (const std::bad_alloc&) {
@@ -117,14 +156,21 @@ Ending attempt_trial(const std::string& id, const train::TrialConfig& config, co
   } catch (const std::exception& error) {
     details = error.what();
     const auto* known = dynamic_cast<const Error*>(&error);
-    // `Communicator::agree` throws on every rank, and says so by the prefix of its message.
-    agreed = known != nullptr && known->message().starts_with("[Rank ");
-    ending.state = tells_of_memory(details) ? "out_of_memory" : "failed";
+    agreed = known != nullptr && known->on_every_rank();
+    ending.state = tells_of_memory(details) ? "out_of_memory" : known != nullptr && known->kind() == ErrorKind::mpi ? "crashed" : "failed";
+    if (ending.state == "failed") of_files = error_of_files(error);
     ending.reason = known != nullptr && !known->where().empty() ? known->where() + ": " + known->message() : first_line(details);
   }
   ending.seconds = seconds_since(start);
+  if (of_files && (gang.size() == 1 || agreed)) {
+    if (leader) log->line(fmt::format("interrupted after {:.1f} s: {}", ending.seconds, details));
+    throw Error(*of_files);
+  }
   if (gang.size() > 1 && !agreed) {
     ending.reason = fmt::format("[Rank {}/{}] {}", gang.rank(), gang.size(), ending.reason);
+    if (of_files)
+      comm::abort_world(static_cast<int>(ExitCode::io),
+                        fmt::format("trial {} is interrupted: {}; the world ends, run the same command again to go on", id, ending.reason));
     if (context.on_culprit) context.on_culprit(ending);
     comm::abort_world(static_cast<int>(ExitCode::mpi),
                       fmt::format("trial {} {}: {}; the world ends, run the same command again to go on", id, ending.state, ending.reason));

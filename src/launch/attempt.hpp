@@ -42,7 +42,8 @@ struct AttemptContext {
 };
 
 /// Collective over `gang`. Gives how it ended, on every rank alike; a failure of one rank alone in a gang of several ends the world. The leader
-/// writes config.yaml, log.txt and publishes trial.h5; failing to do so throws there.
+/// writes config.yaml, log.txt and publishes trial.h5; failing to do so throws there. An `io` error while training throws too, and leaves the
+/// trial open: a full disk says nothing about a trial. A damaged checkpoint is renamed to checkpoint.h5.damaged, and the trial starts afresh.
 Ending attempt_trial(const std::string& id, const train::TrialConfig& config, const std::filesystem::path& folder, const comm::Communicator& gang,
                      const AttemptContext& context);
 

@@ -230,6 +230,9 @@ class Launch {
       journal().write("ended", keyed({{"state", ending.state}, {"reason", ending.reason}, {"seconds", ending.seconds}}));
     };
     if (leader) journal().write("started", keyed({{"ranks", gang.size()}, {"first_rank", world_.rank()}, {"owner", me_.json()}}));
+    const struct Unwatched {
+      ~Unwatched() { comm::watchdog::on_timeout(nullptr); }
+    } unwatched;
     comm::watchdog::on_timeout([this, id = trial.id, attempt](const std::string& text) {
       // From the watchdog's own thread: a file of its own, and nothing may throw.
       try {
@@ -245,7 +248,6 @@ class Launch {
       journal().write("progress", keyed(std::move(fields)));
     };
     const Ending ending = attempt_trial(trial.id, trial.config, trial_folder(options_.folder, trial.id), gang, context);
-    comm::watchdog::on_timeout(nullptr);
     if (!leader) return ending.state;
     ++ran_;
     Json fields = {{"state", ending.state}, {"reason", ending.reason}, {"seconds", ending.seconds}};
@@ -325,7 +327,8 @@ store::TrialRecord run_single(const train::TrialConfig& config, const fs::path& 
   if (config.ranks() != gang.size())
     throw Error(ErrorKind::config,
                 fmt::format("the trial's gang has {} ranks (parallel.expert * parallel.data), this world has {}", config.ranks(), gang.size()), "",
-                fmt::format("give parallel.data={}, or start it on {} ranks", gang.size(), config.ranks()));
+                fmt::format("give parallel.data={}, or start it on {} ranks", gang.size(), config.ranks()))
+        .thrown_on_every_rank();
   Sources sources(runner);
   AttemptContext context{runner, options, sources, "", nullptr, nullptr};
   Ending ending = attempt_trial(train::id_of(config), config, folder, gang, context);

@@ -95,6 +95,60 @@ TEST_F(Run, FailingTrialIsARowWithItsReasonAndIsNotRunAgain) {
   done_looking();
 }
 
+TEST_F(Run, FullDiskIsNoTrialsStateAndTheSameCommandGoesOn) {
+  if (world.size() > 1) GTEST_SKIP() << "it ends a world of several ranks";
+  const auto sweep = sweep_of(3);
+  const auto full = fake_runner(marks, [](const auto& config, const auto&, const auto&, auto&) {
+    if (config.seed == 2) throw Error(ErrorKind::io, "cannot write: No space left on device", "checkpoint.h5");
+  });
+  try {
+    run(sweep, full);
+    ADD_FAILURE() << "the launch went on";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::io);
+    EXPECT_NE(error.hint().find("run the same command again"), std::string::npos) << error.hint();
+  }
+  EXPECT_EQ(states()[sweep.trials[1].id].state, "running") << "nothing was written of its end";
+  const fs::path claim = trial_folder(folder, sweep.trials[1].id) / "attempt-1" / "claim.json";
+  Json owner = Json::parse(read_text(claim));
+  owner["started"] = 0;  // as if the process had ended
+  publish_text(claim, owner.dump());
+  EXPECT_EQ(run(sweep, fake_runner(marks)).states, (std::map<std::string, std::int64_t>{{"done", 3}}));
+}
+
+TEST_F(Run, FailureOfTheNetworkIsACrashAndRunsAgain) {
+  const auto sweep = sweep_of(2);
+  const Outcome first = run(sweep, fake_runner(marks, [](const auto& config, const auto&, const auto&, auto&) {
+                              if (config.seed == 2) throw Error(ErrorKind::mpi, "MPI_Allreduce failed: a link is down");
+                            }));
+  EXPECT_EQ(first.states, (std::map<std::string, std::int64_t>{{"crashed", 1}, {"done", 1}}));
+  EXPECT_EQ(run(sweep, fake_runner(marks)).states, (std::map<std::string, std::int64_t>{{"done", 2}}));
+  done_looking();
+}
+
+TEST_F(Run, DamagedCheckpointIsSetAsideAndTheTrialStartsAfresh) {
+  if (world.size() == 3) GTEST_SKIP() << "gangs of one and of two show it";
+  const auto sweep = sweep_of(1, {world.size()});
+  const fs::path checkpoint = trial_folder(folder, sweep.trials[0].id) / "checkpoint.h5";
+  if (world.rank() == 0) {
+    fs::create_directories(checkpoint.parent_path());
+    publish_text(checkpoint, "torn");
+  }
+  world.barrier("damage done");
+  const Outcome outcome = run(sweep, fake_runner(marks, [](const auto&, const auto& gang, const auto& options, auto&) {
+                                gang.agree(
+                                    [&] {
+                                      const fs::path file = options.folder / "checkpoint.h5";
+                                      if (fs::exists(file)) throw Error(ErrorKind::corrupt, "not an HDF5 file", file.string());
+                                    },
+                                    "opening of a checkpoint");
+                              }));
+  EXPECT_EQ(outcome.states, (std::map<std::string, std::int64_t>{{"done", 1}}));
+  EXPECT_EQ(read_text(checkpoint.string() + ".damaged"), "torn");
+  EXPECT_NE(read_text(checkpoint.parent_path() / "log.txt").find("the trial starts from its beginning"), std::string::npos);
+  done_looking();
+}
+
 TEST_F(Run, GangsHaveTheRanksOfTheirTrialAndTooLargeOnesAreSkippedWithAReason) {
   const auto sweep = sweep_of(8, {1, 2});
   std::atomic<int> wrong{0};
