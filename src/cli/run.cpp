@@ -1,6 +1,8 @@
 // The subcommands that need MPI: run, train, aggregate.
 #include <fmt/core.h>
 
+#include <algorithm>
+#include <cmath>
 #include <filesystem>
 #include <memory>
 #include <mutex>
@@ -33,6 +35,12 @@ std::string in_words(const std::map<std::string, std::int64_t>& states) {
   std::string text;
   for (const auto& [state, count] : states) text += fmt::format("{}{} {}", text.empty() ? "" : ", ", count, state);
   return text;
+}
+
+/// Whether an override (key=value, +key=value, ~key) is of `parallel`, the gang layout.
+bool names_layout(const std::string& text) {
+  const std::string key = text.substr(text.starts_with('+') || text.starts_with('~') ? 1 : 0);
+  return key.starts_with("parallel.") || key.starts_with("parallel=") || key == "parallel";
 }
 
 Json numbers(const std::map<std::string, double>& values) {
@@ -71,6 +79,7 @@ void add_run(CLI::App& app, Invocation& invocation) {
           "reading of the sweep file");
       const launch::StopSignals signals;
       run.shard = shard;
+      run.layout_given = std::ranges::any_of(options->overrides, names_layout);
       run.command_line = invocation.command_line;
       run.stop = &signals.flag();
       const launch::Outcome outcome = launch::run_sweep(sweep, run, trainer(), world);

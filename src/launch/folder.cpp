@@ -111,6 +111,7 @@ Json SweepPlan::json() const {
     Json entry = {
         {"id", trial.id}, {"data_digest", trial.data_digest}, {"config", difference_from_defaults(trial.config)}, {"cost", trial.cost.json()}};
     if (trial.removed) entry["removed"] = true;
+    if (!trial.earlier_layouts.empty()) entry["earlier_layouts"] = trial.earlier_layouts;
     list.push_back(std::move(entry));
     costs.push_back(trial.cost);
   }
@@ -133,6 +134,7 @@ SweepPlan plan_of_json(const Json& json) {
     trial.id = entry.at("id");
     trial.data_digest = entry.at("data_digest");
     trial.removed = entry.value("removed", false);
+    trial.earlier_layouts = entry.value("earlier_layouts", Json::array());
     load(fields_of(trial.config), entry.at("config"));
     trial.cost = plan::cost_of(trial.config);
     plan.trials.push_back(std::move(trial));
@@ -157,7 +159,7 @@ SweepPlan read_plan(const fs::path& sweep_folder) {
 }
 
 SweepPlan prepare_folder(const fs::path& sweep_folder, const spec::Sweep& sweep, const Json& provenance,
-                         const std::function<std::string(const data::DataConfig&)>& digest_of_data) {
+                         const std::function<std::string(const data::DataConfig&)>& digest_of_data, bool layout_given) {
   std::error_code failure;
   fs::create_directories(sweep_folder / "trials", failure);
   if (!failure) fs::create_directories(sweep_folder / "journal", failure);
@@ -190,8 +192,12 @@ SweepPlan prepare_folder(const fs::path& sweep_folder, const spec::Sweep& sweep,
       throw Error(ErrorKind::data,
                   fmt::format("the data of trial {} has digest {:.12}, but this folder was made with {:.12}", trial.id, digest, planned.data_digest),
                   sweep_folder.string(), "choose another folder with --out, or bring back the token store that the folder was made with");
+    train::ParallelConfig layout = is_new || layout_given ? trial.config.parallel : planned.config.parallel;
+    const Json before_change = fields_of(planned.config.parallel).dump();
+    if (!is_new && before_change != fields_of(layout).dump()) planned.earlier_layouts.push_back(before_change);
     planned.config = trial.config;
-    planned.cost = plan::cost_of(trial.config);
+    planned.config.parallel = layout;
+    planned.cost = plan::cost_of(planned.config);
     planned.data_digest = digest;
     planned.removed = false;
   }

@@ -79,31 +79,43 @@ class Launch {
  private:
   static constexpr double kNoTimeout = 1e9;  // seconds
 
-  /// Rank 0 makes the folder and reads the journal; every rank learns the launch's name, the data's digests and the states.
+  /// Rank 0 makes the folder and reads the journal; every rank learns the launch's name, the data's digests, the states and the layouts.
   void prepare() {
     std::string told;
     world_.agree(
         [&] {
           if (world_.rank() != 0) return;
           const auto digest = [&](const data::DataConfig& config) { return sources_.of(config).digest(); };
-          const SweepPlan plan =
-              prepare_folder(options_.folder, sweep_, provenance(options_.command_line, world_.size(), runner_.libtorch_version), digest);
-          std::map<std::string, std::string> digests;
-          for (const PlannedTrial& trial : plan.trials) digests[trial.id] = trial.data_digest;
+          const SweepPlan plan = prepare_folder(options_.folder, sweep_, provenance(options_.command_line, world_.size(), runner_.libtorch_version),
+                                                digest, options_.layout_given);
+          std::map<std::string, const PlannedTrial*> planned;
+          for (const PlannedTrial& trial : plan.trials) planned[trial.id] = &trial;
+          std::size_t kept = 0;
           const auto states = store::fold(store::read_journal(options_.folder));
           Json trials = Json::array();
           for (const spec::Trial& trial : sweep_.trials) {
             const auto known = states.find(trial.id);
-            trials.push_back({digests[trial.id], known == states.end() ? "pending" : known->second.state});
+            const PlannedTrial& mine = *planned.at(trial.id);
+            const train::ParallelConfig &layout = mine.config.parallel, &wish = trial.config.parallel;
+            kept += layout.expert != wish.expert || layout.data != wish.data ? 1 : 0;
+            trials.push_back({mine.data_digest, known == states.end() ? "pending" : known->second.state,
+                              Json::array({layout.expert, layout.data, layout.threads})});
           }
+          if (kept > 0)
+            log::info(fmt::format("{} trials keep the gang layout that plan.json has for them; parallel.* on the command line changes it", kept));
           told = Json{{"launch", new_launch_id()}, {"trials", std::move(trials)}}.dump();
         },
         "preparation of the sweep folder");
     const Json known = Json::parse(world_.broadcast(told, 0, "preparation of the sweep folder"));
     launch_ = known["launch"];
-    for (const Json& trial : known["trials"]) {
+    for (std::size_t i = 0; i < sweep_.trials.size(); ++i) {
+      const Json& trial = known["trials"][i];
       digests_.push_back(trial[0]);
       states_.push_back(trial[1]);
+      train::ParallelConfig& layout = sweep_.trials[i].config.parallel;
+      layout.expert = trial[2][0];
+      layout.data = trial[2][1];
+      layout.threads = trial[2][2];
     }
     writer_ = fmt::format("r{}", world_.rank());
     me_ = this_process(launch_, writer_);
@@ -294,7 +306,7 @@ class Launch {
     return *journal_;
   }
 
-  const spec::Sweep& sweep_;
+  spec::Sweep sweep_;  // with the layouts of the plan
   const RunOptions& options_;
   const Runner& runner_;
   const comm::Communicator& world_;

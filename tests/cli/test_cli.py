@@ -226,9 +226,15 @@ class Running(Case):
         self.assertEqual(len(started), 4)
         self.assertEqual(len(set(started)), 4)
 
-    def test_gang_of_two_ranks(self):
+    def test_gang_of_two_ranks_which_stays_until_another_is_given(self):
         out, _ = self.call("run", "smoke", "parallel.data=2", ranks=2)
         self.assertIn("4 done", out)
+        for overrides, ranks in [([], 2), (["parallel.data=1"], 1)]:
+            out, _ = self.call("run", "smoke", *overrides)
+            self.assertIn("4 done", out)
+            plan = json.loads((self.folder / "runs/smoke/plan.json").read_text())
+            self.assertEqual({trial["cost"]["ranks"] for trial in plan["trials"]}, {ranks}, overrides)
+        self.assertEqual({trial["earlier_layouts"][0]["data"] for trial in plan["trials"]}, {2})
 
     def test_names_that_a_shell_would_take_apart(self):
         name = "a b;$(touch hit)'\"ü"

@@ -17,8 +17,9 @@ class Folder : public ::testing::Test {
   comm::Communicator self = comm::Communicator::self();
   SharedFolder shared{self};
   fs::path folder = shared.path() / "sweep";
-  SweepPlan prepare(const spec::Sweep& sweep, const std::string& digest = "d1") {
-    return prepare_folder(folder, sweep, {{"host", "here"}}, [&](const data::DataConfig&) { return digest; });
+  SweepPlan prepare(const spec::Sweep& sweep, bool layout_given = false) {
+    return prepare_folder(
+        folder, sweep, {{"host", "here"}}, [](const data::DataConfig&) { return "d1"; }, layout_given);
   }
 };
 
@@ -40,6 +41,21 @@ TEST_F(Folder, NothingIsWrittenWhenNothingChanges) {
   std::this_thread::sleep_for(std::chrono::milliseconds(20));
   prepare(sweep_of(2));
   EXPECT_EQ(fs::last_write_time(folder / "plan.json"), before);
+}
+
+TEST_F(Folder, LayoutStaysUnlessItIsGivenAnewWhichIsRecorded) {
+  prepare(sweep_of(2, {2}), true);
+  prepare(sweep_of(3));
+  SweepPlan plan = read_plan(folder);
+  EXPECT_EQ(plan.trials[0].config.ranks(), 2);
+  EXPECT_EQ(plan.trials[0].cost.ranks, 2);
+  EXPECT_TRUE(plan.trials[0].earlier_layouts.empty());
+  EXPECT_EQ(plan.trials[2].config.ranks(), 1) << "a new trial has what the file says";
+  prepare(sweep_of(3, {4}), true);
+  plan = read_plan(folder);
+  EXPECT_EQ(plan.trials[0].config.ranks(), 4);
+  ASSERT_EQ(plan.trials[0].earlier_layouts.size(), 1U);
+  EXPECT_EQ(plan.trials[0].earlier_layouts[0]["data"], 2);
 }
 
 TEST_F(Folder, SweepFileIsYamlWhoseTextsCannotBeMistaken) {

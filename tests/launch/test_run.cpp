@@ -166,6 +166,21 @@ TEST_F(Run, GangsHaveTheRanksOfTheirTrialAndTooLargeOnesAreSkippedWithAReason) {
   done_looking();
 }
 
+TEST_F(Run, TrialsKeepTheGangThatTheyWerePlannedWith) {
+  if (world.size() < 2) GTEST_SKIP() << "needs a gang of two";
+  const auto runs_of = [&](const spec::Sweep& sweep, bool layout_given) {
+    RunOptions options = options_for(folder);
+    options.layout_given = layout_given;
+    run_sweep(sweep, options, fake_runner(marks, [](const auto&, const auto&, const auto&, auto& record) { record.state = "preempted"; }), world);
+    world.barrier("before the test looks");
+  };
+  runs_of(sweep_of(1, {2}), false);
+  runs_of(sweep_of(1), false);
+  runs_of(sweep_of(1), true);
+  EXPECT_EQ(read_marks(marks).begin()->second, (std::vector<std::string>{"2", "2", "1"}));
+  done_looking();
+}
+
 TEST_F(Run, FailureThatAGangAgreesOnIsARow) {
   if (world.size() < 2) GTEST_SKIP() << "needs a gang of two";
   const auto sweep = sweep_of(4, {2});

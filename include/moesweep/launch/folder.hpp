@@ -22,7 +22,8 @@ struct PlannedTrial {
   train::TrialConfig config;
   plan::TrialCost cost;
   std::string data_digest;
-  bool removed = false;  ///< the sweep file of the latest launch no longer has it
+  bool removed = false;                  ///< the sweep file of the latest launch no longer has it
+  Json earlier_layouts = Json::array();  ///< its `parallel` section before each change, oldest first
 };
 
 /// plan.json.
@@ -39,11 +40,12 @@ SweepPlan plan_of_json(const Json& json);
 /// An `io` error with a hint when the folder holds no plan.json, `corrupt` when it cannot be read.
 SweepPlan read_plan(const std::filesystem::path& sweep_folder);
 
-/// Makes the folder's sweep.yaml and plan.json, or brings them up to date: new trials are added, missing ones are kept and marked, a gang
-/// layout given anew replaces the old one. A `data` error when a trial is there with another data digest. Called by one process at a time
-/// (a lock in the folder sees to it); nothing is written when nothing changes.
+/// Makes the folder's sweep.yaml and plan.json, or brings them up to date: new trials are added, missing ones are kept and marked. A trial
+/// that is there keeps its gang layout, `parallel.*`, unless that was given anew (`layout_given`); the old one is then recorded. A `data` error when
+/// a trial is there with another data digest. Called by one process at a time (a lock in the folder sees to it); nothing is written when nothing
+/// changes.
 SweepPlan prepare_folder(const std::filesystem::path& sweep_folder, const spec::Sweep& sweep, const Json& provenance,
-                         const std::function<std::string(const data::DataConfig&)>& digest_of_data);
+                         const std::function<std::string(const data::DataConfig&)>& digest_of_data, bool layout_given = false);
 
 /// The values of `config` that differ from the defaults, execution fields included, as nested JSON that `load` reads back.
 Json difference_from_defaults(const train::TrialConfig& config);

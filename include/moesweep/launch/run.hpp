@@ -30,6 +30,7 @@ struct Runner {
 struct RunOptions {
   std::filesystem::path folder;
   plan::Shard shard;
+  bool layout_given = false;  ///< `parallel.*` was given anew: else trials that the folder knows keep the layout of their plan
   std::vector<std::string> command_line;
   double progress_seconds = 30.0;           ///< between a running trial's `progress` lines in the journal
   const std::atomic<bool>* stop = nullptr;  ///< set by a signal; may be null
@@ -42,9 +43,9 @@ struct Outcome {
   bool stopped = false;                        ///< asked to stop before everything was done
 };
 
-/// Collective over `world`. Every rank gives the same sweep and options. What happens to a trial is in the journal; a failure of the launch
-/// itself (folder not writable, another data digest) throws on every rank before the first trial starts. Later, a failure that other ranks
-/// cannot be told of ends the world (`comm::abort_world`); in a world of one rank it throws.
+/// Collective over `world`. Every rank gives the same sweep and options. Trials run in the gang layout that the folder's plan has for them. What
+/// happens to a trial is in the journal; a failure of the launch itself (folder not writable, another data digest) throws on every rank before the
+/// first trial starts. Later, a failure that other ranks cannot be told of ends the world (`comm::abort_world`); in a world of one rank it throws.
 Outcome run_sweep(const spec::Sweep& sweep, const RunOptions& options, const Runner& runner, const comm::Communicator& world);
 
 /// Collective over `gang`: one trial by itself into `folder` (config.yaml, log.txt, trial.h5, checkpoint.h5). Gives its record, on every rank.
