@@ -29,7 +29,9 @@ void add_status(CLI::App& app, Invocation& invocation) {
     if (options->json) {
       print(standings.json().dump(2) + "\n");
     } else {
-      std::string text = fmt::format("{}: {} trials\n", standings.name, standings.trials.size());
+      const auto removed = std::ranges::count(standings.trials, true, &launch::TrialStanding::removed);
+      std::string text = fmt::format("{}: {} trials{}\n", standings.name, standings.trials.size(),
+                                     removed > 0 ? fmt::format(", {} of them not in the sweep file any more", removed) : "");
       for (const auto& [state, count] : standings.counts) text += fmt::format("  {:>6} {}\n", count, state);
       for (const auto& trial : standings.trials) {
         const auto& status = trial.status;

@@ -57,9 +57,16 @@ Survey survey(const fs::path& sweep_folder) {
   Survey result;
   result.plan = read_plan(sweep_folder);
   std::ranges::sort(result.plan.trials, {}, &PlannedTrial::id);
-  for (const TrialStanding& trial : standings_of(sweep_folder, result.plan).trials) {
-    result.states.push_back(trial.status.state);
-    result.reasons.push_back(trial.status.reason);
+  std::vector<PlannedTrial> all = std::move(result.plan.trials);
+  result.plan.trials.clear();
+  const Standings standings = standings_of(sweep_folder, SweepPlan{"", {}, {}, all});
+  auto standing = standings.trials.begin();  // both are in order of the ids; removed trials that never started have none
+  for (PlannedTrial& trial : all) {
+    if (standing == standings.trials.end() || standing->id != trial.id) continue;
+    result.plan.trials.push_back(std::move(trial));
+    result.states.push_back(standing->status.state);
+    result.reasons.push_back(standing->status.reason);
+    ++standing;
   }
   return result;
 }
@@ -121,6 +128,7 @@ Aggregation aggregate(const comm::Communicator& world, const fs::path& sweep_fol
       row.trial_file = trial_file(sweep_folder, row.id);
       for (const auto& [name, value] : (*found)["metrics"].items()) row.metrics[name] = value.is_null() ? std::nan("") : value.get<double>();
     }
+    if (plan.trials[i].removed) row.reason = "not in the sweep file any more" + (row.reason.empty() ? "" : ": " + row.reason);
     keys.push_back(comparison_key(trials[i].config));
     if (trials[i].config.routing.select == routing::Select::reference && row.state == "done") references.emplace(keys.back(), i);
     rows.push_back(std::move(row));

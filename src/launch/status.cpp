@@ -36,6 +36,8 @@ Standings standings_of(const std::filesystem::path& sweep_folder, const SweepPla
     trial.steps = planned.config.steps();
     trial.status.loss = std::nan("");
     if (const auto found = states.find(planned.id); found != states.end()) trial.status = found->second;
+    trial.removed = planned.removed;
+    if (trial.removed && (trial.status.state == "pending" || trial.status.state == "skipped")) continue;
     if (trial.status.state == "running") {
       const auto folder = trial_folder(sweep_folder, planned.id);
       const auto owner = owner_of(folder, last_attempt(folder));
@@ -60,6 +62,7 @@ Json Standings::json() const {
         {"id", trial.id},      {"state", status.state}, {"reason", status.reason}, {"attempts", status.attempts}, {"seconds", status.seconds},
         {"step", status.step}, {"steps", trial.steps},  {"loss", nullptr}};
     if (std::isfinite(status.loss)) entry["loss"] = status.loss;
+    if (trial.removed) entry["removed"] = true;
     list.push_back(std::move(entry));
   }
   return {{"name", name}, {"states", std::move(states)}, {"trials", std::move(list)}, {"problems", problems}};

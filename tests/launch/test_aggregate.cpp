@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "fake.hpp"
+#include "moesweep/launch/status.hpp"
 
 namespace moesweep::launch {
 namespace {
@@ -98,6 +99,31 @@ TEST(Aggregate, TrialsThatNeverRanAreRowsToo) {
   EXPECT_EQ(aggregate(world, folder).rows, 6);
   const store::SweepFile file(folder / "sweep.h5");
   for (const store::SweepRow& row : file.rows()) EXPECT_EQ(row.state, "pending");
+  world.barrier("the test has looked");
+}
+
+TEST(Aggregate, RemovedTrialsSayItAndThoseThatNeverStartedAreLeftOut) {
+  const auto world = comm::Communicator::world();
+  const SharedFolder shared(world);
+  const fs::path folder = shared.path() / "sweep", marks = shared.path() / "marks";
+  const auto plan_only = [&](const spec::Sweep& sweep) {
+    world.agree(
+        [&] {
+          if (world.rank() == 0) prepare_folder(folder, sweep, Json::object(), [](const data::DataConfig&) { return "d1"; });
+        },
+        "plan");
+  };
+  run_sweep(sweep_of(2), options_for(folder), fake_runner(marks), world);
+  plan_only(sweep_of(4));
+  plan_only(sweep_of(1));
+  EXPECT_EQ(standings_of(folder, read_plan(folder)).counts, (std::map<std::string, std::int64_t>{{"done", 2}}));
+  EXPECT_EQ(aggregate(world, folder).rows, 2);
+  const store::SweepFile file(folder / "sweep.h5");
+  const std::string first = sweep_of(1).trials[0].id;
+  for (const store::SweepRow& row : file.rows()) {
+    EXPECT_EQ(row.state, "done");
+    EXPECT_EQ(row.reason, row.id == first ? "" : "not in the sweep file any more");
+  }
   world.barrier("the test has looked");
 }
 

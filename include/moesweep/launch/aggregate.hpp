@@ -14,8 +14,9 @@ struct Aggregation {
   std::int64_t rows = 0, done = 0;
 };
 
-/// Collective over `world`: reads plan, journal and trial files of `sweep_folder` and writes `file` (empty: DIR/sweep.h5). The file's content
-/// does not depend on the number of ranks. Errors are those of `store`, on every rank.
+/// Collective over `world`: reads plan, journal and trial files of `sweep_folder` and writes `file` (empty: DIR/sweep.h5). Trials that the sweep
+/// file no longer has are rows that say so in their reason, or are left out when they never started. The file's content does not depend on the number
+/// of ranks. Errors are those of `store`, on every rank.
 Aggregation aggregate(const comm::Communicator& world, const std::filesystem::path& sweep_folder, const std::filesystem::path& file = {});
 
 /// The value of every metric array of a trial: the mean of its last row, by the name after the first '/'.

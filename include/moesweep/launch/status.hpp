@@ -16,6 +16,7 @@ struct TrialStanding {
   std::string id;
   store::TrialStatus status;
   std::int64_t steps = 0;  ///< of the whole trial
+  bool removed = false;    ///< the sweep file no longer has it
 };
 
 struct Standings {
@@ -27,7 +28,7 @@ struct Standings {
   Json json() const;
 };
 
-/// As the journal tells it; a trial whose running attempt has lost its process is `crashed`.
+/// As the journal tells it; a trial whose running attempt has lost its process is `crashed`. A removed trial that never started is left out.
 Standings standings_of(const std::filesystem::path& sweep_folder, const SweepPlan& plan);
 
 /// States of a trial that a plain run leaves alone.
