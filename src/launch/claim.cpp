@@ -80,32 +80,38 @@ std::string ending_of(const store::Journal& journal, const std::string& id, int 
 
 }  // namespace
 
-Claim try_claim(const fs::path& sweep_folder, const std::string& id, const Owner& me, store::JournalWriter& journal) {
+Claim look_at_claim(const fs::path& sweep_folder, const std::string& id, const Owner& me, store::JournalWriter& journal) {
   const fs::path folder = trial_folder(sweep_folder, id);
   const int last = last_attempt(folder);
   std::string close_last_because;
   if (last > 0) {
     const auto known = owner_of(folder, last);
-    if (!known) return {Claim::Result::taken, last, ""};
+    if (!known) return {Claim::Result::taken, last, "", ""};
     const Owner& owner = *known;
-    if (owner.launch == me.launch) return {Claim::Result::taken, last, ""};
+    if (owner.launch == me.launch) return {Claim::Result::taken, last, "", ""};
     const std::string state = ending_of(store::read_journal(sweep_folder), id, last);
     const bool ended = !state.empty();
-    if (!ended && !owner.launch.empty() && life_of(owner, me) != Life::gone) return {Claim::Result::taken, last, ""};
+    if (!ended && !owner.launch.empty() && life_of(owner, me) != Life::gone) return {Claim::Result::taken, last, "", ""};
     if (store::is_valid_trial(folder / "trial.h5", id)) {
       const std::string found = store::read_trial(folder / "trial.h5").state;
       if (!ended) journal.write("ended", {{"trial", id}, {"attempt", last}, {"state", found}, {"reason", ""}, {"seconds", 0.0}});
-      return {Claim::Result::ended, last, found};
+      return {Claim::Result::ended, last, found, ""};
     }
     // One that was finished by the journal, but whose file is gone or damaged, runs again.
-    if (is_final(state) && state != "done" && state != "diverged") return {Claim::Result::ended, last, state};
+    if (is_final(state) && state != "done" && state != "diverged") return {Claim::Result::ended, last, state, ""};
     if (!ended)
       close_last_because = owner.launch.empty() ? "its claim names no process" : fmt::format("process {} on {} is gone", owner.process, owner.host);
   }
-  if (!make_attempt(folder, last + 1, me)) return {Claim::Result::taken, last + 1, ""};
-  if (!close_last_because.empty())
-    journal.write("ended", {{"trial", id}, {"attempt", last}, {"state", "crashed"}, {"reason", close_last_because}, {"seconds", 0.0}});
-  return {Claim::Result::claimed, last + 1, ""};
+  return {Claim::Result::open, last + 1, "", close_last_because};
+}
+
+Claim try_claim(const fs::path& sweep_folder, const std::string& id, const Owner& me, store::JournalWriter& journal) {
+  Claim claim = look_at_claim(sweep_folder, id, me, journal);
+  if (claim.result != Claim::Result::open) return claim;
+  claim.result = make_attempt(trial_folder(sweep_folder, id), claim.attempt, me) ? Claim::Result::claimed : Claim::Result::taken;
+  if (claim.result == Claim::Result::claimed && !claim.crash.empty())
+    journal.write("ended", {{"trial", id}, {"attempt", claim.attempt - 1}, {"state", "crashed"}, {"reason", claim.crash}, {"seconds", 0.0}});
+  return claim;
 }
 
 }  // namespace moesweep::launch

@@ -11,10 +11,11 @@
 namespace moesweep::launch {
 
 struct Claim {
-  enum class Result { claimed, taken, ended };
+  enum class Result { open, claimed, taken, ended };
   Result result = Result::taken;
   int attempt = 0;
   std::string state;  ///< of an ended trial
+  std::string crash;  ///< how the attempt before was lost; empty when it was not
 };
 
 /// Number of the last attempt made, 0 when there is none.
@@ -27,5 +28,8 @@ std::optional<Owner> owner_of(const std::filesystem::path& trial_folder, int att
 /// Tries to get the trial's next attempt for `me`. `taken`: somebody who lives, or of whom that cannot be found out, runs it. `ended`: it needs
 /// no further attempt. An attempt whose owner is gone is closed in `journal`: by the state of the valid trial.h5 that it left, else as crashed.
 Claim try_claim(const std::filesystem::path& sweep_folder, const std::string& id, const Owner& me, store::JournalWriter& journal);
+
+/// The same without making the attempt: `open` where `try_claim` would try it.
+Claim look_at_claim(const std::filesystem::path& sweep_folder, const std::string& id, const Owner& me, store::JournalWriter& journal);
 
 }  // namespace moesweep::launch

@@ -133,6 +133,7 @@ class Launch {
             bool closed = is_final(states_[i]) && !has_file;
             if (has_file && store::is_valid_trial(trial_file(options_.folder, id), id)) {
               closed = true;
+              drop_checkpoint(i);
               // It was published, and its writer died before the journal's line.
               if (!is_final(states_[i]))
                 journal().write("ended", {{"trial", id},
@@ -187,18 +188,23 @@ class Launch {
       Json order = {{"closed", Json::array()}, {"attempt", 0}, {"stop", false}};
       if (block.rank() == 0) {
         for (;;) {
-          if (options_.stop != nullptr && options_.stop->load()) {
-            order["stop"] = true;
-            break;
-          }
           const plan::Decision decision = scheduler.next();
           const auto* run = std::get_if<plan::Run>(&decision);
           if (run == nullptr) break;
-          const Claim claim = try_claim(options_.folder, sweep_.trials[jobs_trial_[run->job]].id, me_, journal());
+          // A stop counts only when it leaves something undone.
+          const std::size_t trial = jobs_trial_[run->job];
+          const bool stop = options_.stop != nullptr && options_.stop->load();
+          const Claim claim = stop ? look_at_claim(options_.folder, sweep_.trials[trial].id, me_, journal())
+                                   : try_claim(options_.folder, sweep_.trials[trial].id, me_, journal());
+          if (claim.result == Claim::Result::open) {
+            order["stop"] = true;
+            break;
+          }
           if (claim.result == Claim::Result::claimed) {
             order["attempt"] = claim.attempt;
             break;
           }
+          if (claim.result == Claim::Result::ended && (claim.state == "done" || claim.state == "diverged")) drop_checkpoint(trial);
           order["closed"].push_back(run->job);
           scheduler.on(plan::Taken{run->job});
         }
@@ -292,6 +298,13 @@ class Launch {
         "states of the sweep");
     const Json states = Json::parse(world_.broadcast(told, 0, "states of the sweep"));
     for (const auto& [state, count] : states.items()) outcome.states[state] = count.get<std::int64_t>();
+  }
+
+  /// Removes the checkpoint of a finished trial, which is there when its writer died right after publishing trial.h5.
+  void drop_checkpoint(std::size_t index) const {
+    const spec::Trial& trial = sweep_.trials[index];
+    std::error_code ignored;
+    if (trial.config.checkpoint.keep == train::Keep::none) fs::remove(trial_folder(options_.folder, trial.id) / "checkpoint.h5", ignored);
   }
 
   std::vector<std::string> ids_of_jobs() const {

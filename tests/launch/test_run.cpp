@@ -243,6 +243,28 @@ TEST_F(Run, StopPreemptsAndTheNextLaunchGoesOn) {
   done_looking();
 }
 
+TEST_F(Run, StopThatComesAfterTheLastTrialIsNone) {
+  if (world.size() > 1) GTEST_SKIP() << "of several ranks one may come to its first trial after the stop";
+  std::atomic<bool> stop{false};
+  const Outcome outcome = run(sweep_of(1), fake_runner(marks, [&](const auto&, const auto&, const auto&, auto&) { stop = true; }), &stop);
+  EXPECT_FALSE(outcome.stopped);
+  EXPECT_EQ(outcome.states, (std::map<std::string, std::int64_t>{{"done", 1}}));
+}
+
+TEST_F(Run, CheckpointOfAFinishedTrialGoesUnlessItIsKept) {
+  auto sweep = sweep_of(2);
+  sweep.trials[1].config.checkpoint.keep = train::Keep::final_only;
+  run(sweep, fake_runner(marks));
+  const auto checkpoint = [&](std::size_t i) { return trial_folder(folder, sweep.trials[i].id) / "checkpoint.h5"; };
+  if (world.rank() == 0)
+    for (const std::size_t i : {0, 1}) publish_text(checkpoint(i), "left behind");
+  world.barrier("as after a death between trial.h5 and the removal");
+  run(sweep, fake_runner(marks));
+  EXPECT_FALSE(fs::exists(checkpoint(0)));
+  EXPECT_TRUE(fs::exists(checkpoint(1)));
+  done_looking();
+}
+
 TEST_F(Run, OwnShardGoesFirstThenWhatNobodyClaimed) {
   if (world.size() > 1) GTEST_SKIP() << "one rank shows the order";
   const auto sweep = sweep_of(6);
