@@ -74,7 +74,7 @@ Simulation simulate(std::span<const Job> jobs, std::int64_t ranks) {
   while (!ready.empty()) {
     Ready now = ready.top();
     ready.pop();
-    for (bool deciding = true; deciding;) {
+    for (;;) {
       const Decision decision = now.scheduler.next();
       if (const auto* run = std::get_if<Run>(&decision)) {
         if (claimed[run->job] != 0) {
@@ -94,7 +94,7 @@ Simulation simulate(std::span<const Job> jobs, std::int64_t ranks) {
       } else if (const auto* split = std::get_if<Split>(&decision)) {
         for (const Block& block : split->parts) ready.push({now.time, sequence++, now.scheduler.part(block)});
       }
-      deciding = false;
+      break;
     }
   }
   result.lower_bound_seconds = std::max(busy / static_cast<double>(ranks), longest);

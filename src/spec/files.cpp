@@ -63,7 +63,7 @@ fs::path find_file(const std::string& name, const fs::path& folder, const Mark& 
   for (auto& other : config_folders()) folders.push_back(std::move(other));
   std::string looked;
   for (const fs::path& candidate : folders) {
-    const fs::path path = (candidate / name).lexically_normal();
+    fs::path path = (candidate / name).lexically_normal();
     if (is_file(path)) return path;
     looked += (looked.empty() ? "" : ", ") + shown(candidate);
   }

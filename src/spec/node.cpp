@@ -120,7 +120,7 @@ bool has_tab(const std::string& text, int line) {
   return words.substr(0, words.find_first_not_of(" \t")).find('\t') != std::string::npos;
 }
 
-Node parse(const std::string& text, std::shared_ptr<const std::string> source, const Mark& fixed) {
+Node parse(const std::string& text, const std::shared_ptr<const std::string>& source, const Mark& fixed) {
   std::istringstream in(text);
   Builder builder(source, fixed);
   try {
