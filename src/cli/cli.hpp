@@ -39,10 +39,8 @@ void report(const Error& error);
 ExitCode with_mpi(const std::function<ExitCode(const comm::Communicator& world)>& body);
 
 // Text for people.
-std::string count_in_words(double count);      ///< "570 k", "20.0 M"
-std::string bytes_in_words(double bytes);      ///< "12.3 MiB"
-std::string seconds_in_words(double seconds);  ///< "14 s", "2.5 min"
-std::string text_of(const Json& value);        ///< a value of a config, `none` for null
+std::string count_in_words(double count);  ///< "570 k", "20.0 M"
+std::string bytes_in_words(double bytes);  ///< "12.3 MiB"
 /// Rows as left-aligned columns, numbers right-aligned; the first row is the heading.
 std::string table(const std::vector<std::vector<std::string>>& rows);
 void print(const std::string& text);  ///< to standard output

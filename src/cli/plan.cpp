@@ -11,6 +11,7 @@
 
 #include "cli.hpp"
 #include "moesweep/core/publish.hpp"
+#include "moesweep/core/text.hpp"
 #include "moesweep/plan/scheduler.hpp"
 #include "moesweep/spec/sweep.hpp"
 

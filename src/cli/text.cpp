@@ -58,17 +58,6 @@ std::string bytes_in_words(double bytes) {
   return fmt::format("{:.1f} GiB", bytes / (kKibi * kKibi * kKibi));
 }
 
-std::string seconds_in_words(double seconds) {
-  if (seconds < 90) return fmt::format("{:.0f} s", seconds);
-  if (seconds < 5400) return fmt::format("{:.1f} min", seconds / 60);
-  return fmt::format("{:.1f} h", seconds / 3600);
-}
-
-std::string text_of(const Json& value) {
-  if (value.is_null()) return "none";
-  return value.is_string() ? value.get<std::string>() : value.dump();
-}
-
 std::string table(const std::vector<std::vector<std::string>>& rows) {
   std::vector<std::size_t> widths;
   for (const auto& row : rows)

@@ -14,24 +14,21 @@
 
 namespace moesweep {
 
-namespace {
-
-[[noreturn]] void fail(const std::string& what, const std::filesystem::path& path, int code) {
-  const std::string hint = code == ENOSPC || code == EDQUOT  ? "the disk or the quota is full: free space, then run the same command again"
-                           : code == EROFS || code == EACCES ? "the folder is not writable: check its permissions, or choose another with --out"
-                                                             : "";
+void throw_io(const std::string& what, const std::filesystem::path& path, int code) {
+  const bool full = code == ENOSPC || code == EDQUOT || code == EFBIG, closed = code == EROFS || code == EACCES;
+  const std::string hint = full     ? "the disk, the quota or a file size limit is full: free space, then run the same command again"
+                           : closed ? "there is no right to it: check its permissions, or choose another folder with --out"
+                                    : "";
   throw Error(ErrorKind::io, what + ": " + std::strerror(code), path.string(), hint);
 }
 
-void flush_to_disk(const std::filesystem::path& path, int flags) {
-  const int file = ::open(path.c_str(), flags);
-  if (file < 0) fail("cannot open", path, errno);
+void flush_to_disk(const std::filesystem::path& path) {
+  const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (file < 0) throw_io("cannot open", path, errno);
   const int code = ::fsync(file) == 0 ? 0 : errno;
   ::close(file);
-  if (code != 0) fail("cannot flush to disk", path, code);
+  if (code != 0) throw_io("cannot flush to disk", path, code);
 }
-
-}  // namespace
 
 std::filesystem::path temporary_beside(const std::filesystem::path& path) {
   static std::atomic<unsigned> counter{0};
@@ -42,10 +39,15 @@ std::filesystem::path temporary_beside(const std::filesystem::path& path) {
 }
 
 void publish(const std::filesystem::path& temporary, const std::filesystem::path& path) {
-  flush_to_disk(temporary, O_RDONLY);
-  if (std::rename(temporary.c_str(), path.c_str()) != 0) fail("cannot rename " + temporary.string() + " to it", path, errno);
-  const auto folder = path.has_parent_path() ? path.parent_path() : std::filesystem::path(".");
-  flush_to_disk(folder, O_RDONLY | O_DIRECTORY);
+  try {
+    flush_to_disk(temporary);
+    if (std::rename(temporary.c_str(), path.c_str()) != 0) throw_io("cannot rename " + temporary.string() + " to it", path, errno);
+  } catch (...) {
+    std::error_code ignored;
+    std::filesystem::remove(temporary, ignored);
+    throw;
+  }
+  flush_to_disk(path.has_parent_path() ? path.parent_path() : std::filesystem::path("."));
 }
 
 void publish_text(const std::filesystem::path& path, std::string_view text) {
@@ -59,7 +61,7 @@ void publish_text(const std::filesystem::path& path, std::string_view text) {
       const int code = errno;
       std::error_code ignored;
       std::filesystem::remove(temporary, ignored);
-      fail("cannot write", path, code == 0 ? EIO : code);
+      throw_io("cannot write", path, code == 0 ? EIO : code);
     }
   }
   publish(temporary, path);
@@ -68,11 +70,11 @@ void publish_text(const std::filesystem::path& path, std::string_view text) {
 std::string read_text(const std::filesystem::path& path) {
   errno = 0;
   std::ifstream in(path, std::ios::binary);
-  if (!in) fail("cannot read", path, errno == 0 ? EIO : errno);
+  if (!in) throw_io("cannot read", path, errno == 0 ? EIO : errno);
   try {
     return {std::istreambuf_iterator<char>(in), {}};
   } catch (const std::ios_base::failure&) {  // thrown by the file's buffer, whatever the stream's mask
-    fail("cannot read", path, errno == 0 ? EIO : errno);
+    throw_io("cannot read", path, errno == 0 ? EIO : errno);
   }
 }
 

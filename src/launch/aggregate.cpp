@@ -9,6 +9,7 @@
 #include <optional>
 
 #include "moesweep/core/error.hpp"
+#include "moesweep/core/text.hpp"
 #include "moesweep/core/version.hpp"
 #include "moesweep/diagnose/testbed.hpp"
 #include "moesweep/launch/folder.hpp"
@@ -40,12 +41,6 @@ std::string comparison_key(const train::TrialConfig& config) {
 }
 
 namespace {
-
-/// A value of a config as the text of an axis.
-std::string text_of(const Json& value) {
-  if (value.is_null()) return "none";
-  return value.is_string() ? value.get<std::string>() : canonical(value);
-}
 
 /// What one process found out about the sweep; the same text on every rank after a broadcast.
 struct Survey {

@@ -13,6 +13,7 @@
 #include "moesweep/comm/watchdog.hpp"
 #include "moesweep/core/error.hpp"
 #include "moesweep/core/publish.hpp"
+#include "moesweep/core/text.hpp"
 #include "moesweep/launch/aggregate.hpp"
 #include "moesweep/launch/provenance.hpp"
 #include "moesweep/spec/sweep.hpp"

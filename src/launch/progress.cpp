@@ -11,6 +11,7 @@
 #include <string_view>
 
 #include "moesweep/core/log.hpp"
+#include "moesweep/core/text.hpp"
 #include "moesweep/launch/status.hpp"
 #include "moesweep/store/journal.hpp"
 
@@ -21,12 +22,6 @@ namespace {
 double now_seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 bool is_ended(const std::string& state) { return is_final(state) || state == "skipped"; }
-
-std::string in_words(double seconds) {
-  if (seconds < 90) return fmt::format("{:.0f} s", seconds);
-  if (seconds < 5400) return fmt::format("{:.0f} min", seconds / 60);
-  return fmt::format("{:.1f} h", seconds / 3600);
-}
 
 }  // namespace
 
@@ -96,16 +91,16 @@ void Progress::show(bool last) {
   const double elapsed = now_seconds() - started_seconds_;
   std::string left;
   if (ended > ended_at_start_ && ended < ids_.size())
-    left = ", about " + in_words(elapsed / static_cast<double>(ended - ended_at_start_) * static_cast<double>(ids_.size() - ended)) + " left";
+    left = ", about " + seconds_in_words(elapsed / static_cast<double>(ended - ended_at_start_) * static_cast<double>(ids_.size() - ended)) + " left";
   if (display_ == Display::bar) {
     constexpr std::size_t kWidth = 40;
     const std::size_t full = ids_.empty() ? kWidth : kWidth * ended / ids_.size();
     const std::string line = fmt::format("\r\033[K[{}{}] {}/{} trials, {} running, {}{}{}", std::string(full, '#'), std::string(kWidth - full, '.'),
-                                         ended, ids_.size(), running, in_words(elapsed), left, last ? "\n" : "");
+                                         ended, ids_.size(), running, seconds_in_words(elapsed), left, last ? "\n" : "");
     std::fputs(line.c_str(), stderr);
     std::fflush(stderr);
   } else if (!last && !first_) {
-    log::info(fmt::format("{}/{} trials ended, {} running, {}{}", ended, ids_.size(), running, in_words(elapsed), left));
+    log::info(fmt::format("{}/{} trials ended, {} running, {}{}", ended, ids_.size(), running, seconds_in_words(elapsed), left));
   }
   first_ = false;
 }

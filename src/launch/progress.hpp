@@ -11,8 +11,8 @@
 
 namespace moesweep::launch {
 
-/// True when standard error ends on a terminal, directly or through mpirun; MOESWEEP_PROGRESS=bar|lines|none decides when it is set.
 enum class Display { bar, lines, none };
+/// A bar when standard error ends on a terminal, directly or through mpirun, else lines; MOESWEEP_PROGRESS=bar|lines|none decides when it is set.
 Display display_of_this_process();
 
 /// Shows progress of the given trials from a thread of its own, for the life of the object.

@@ -1,21 +1,17 @@
 // See include/moesweep/launch/provenance.hpp.
 #include "moesweep/launch/provenance.hpp"
 
-#include <fmt/chrono.h>
 #include <fmt/core.h>
 #include <unistd.h>
 
 #include <array>
 #include <cstdlib>
-#include <ctime>
 #include <fstream>
 
 #include "moesweep/comm/mpi.hpp"
 #include "moesweep/core/version.hpp"
 
 namespace moesweep::launch {
-
-std::string utc_now() { return fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(std::time(nullptr))); }
 
 std::string host_name() {
   char name[256] = {};

@@ -16,6 +16,7 @@
 #include "moesweep/comm/watchdog.hpp"
 #include "moesweep/core/error.hpp"
 #include "moesweep/core/log.hpp"
+#include "moesweep/core/text.hpp"
 #include "moesweep/launch/aggregate.hpp"
 #include "moesweep/launch/provenance.hpp"
 #include "moesweep/launch/status.hpp"

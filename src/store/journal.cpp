@@ -6,67 +6,32 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <cerrno>
-#include <chrono>
 #include <cmath>
-#include <cstring>
-#include <ctime>
 #include <limits>
 #include <utility>
 
 #include "moesweep/core/error.hpp"
 #include "moesweep/core/publish.hpp"
+#include "moesweep/core/text.hpp"
 
 namespace moesweep::store {
-
-namespace {
-
-[[noreturn]] void fail(const std::string& what, const std::filesystem::path& path, int code) {
-  const std::string hint = code == ENOSPC || code == EDQUOT || code == EFBIG
-                               ? "the disk, the quota or a file size limit is full: free space, then run the same command again"
-                           : code == EROFS || code == EACCES ? "the folder is not writable: check its permissions, or choose another with --out"
-                                                             : "";
-  throw Error(ErrorKind::io, what + ": " + std::strerror(code), path.string(), hint);
-}
-
-std::string now() {
-  const auto time = std::chrono::system_clock::now();
-  const std::time_t seconds = std::chrono::system_clock::to_time_t(time);
-  const auto milliseconds = std::chrono::duration_cast<std::chrono::milliseconds>(time.time_since_epoch()).count() % 1000;
-  std::tm utc{};
-  ::gmtime_r(&seconds, &utc);
-  std::array<char, 48> text{};
-  const auto length = std::strftime(text.data(), text.size(), "%Y-%m-%dT%H:%M:%S", &utc);
-  std::snprintf(text.data() + length, text.size() - length, ".%03dZ", static_cast<int>(milliseconds));
-  return text.data();
-}
-
-void flush_folder(const std::filesystem::path& folder) {
-  const int file = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (file < 0) fail("cannot open", folder, errno);
-  const int code = ::fsync(file) == 0 ? 0 : errno;
-  ::close(file);
-  if (code != 0) fail("cannot flush to disk", folder, code);
-}
-
-}  // namespace
 
 JournalWriter::JournalWriter(const std::filesystem::path& sweep_folder, const std::string& launch, const std::string& writer) {
   const auto folder = sweep_folder / "journal";
   std::error_code code;
   std::filesystem::create_directories(folder, code);
-  if (code) fail("cannot make the folder", folder, code.value());
+  if (code) throw_io("cannot make the folder", folder, code.value());
   path_ = folder / (launch + "-" + writer + ".jsonl");
   file_ = ::open(path_.c_str(), O_RDWR | O_APPEND | O_CREAT | O_CLOEXEC, 0666);
-  if (file_ < 0) fail("cannot open", path_, errno);
-  flush_folder(folder);
+  if (file_ < 0) throw_io("cannot open", path_, errno);
+  flush_to_disk(folder);
   // A torn last line of an earlier writer is ended, so that it spoils no line of ours; readers then report it.
   struct stat status {};
   char last = '\n';
   if (::fstat(file_, &status) == 0 && status.st_size > 0 && ::pread(file_, &last, 1, status.st_size - 1) == 1 && last != '\n' &&
       ::write(file_, "\n", 1) != 1)
-    fail("cannot write", path_, errno);
+    throw_io("cannot write", path_, errno);
 }
 
 JournalWriter::~JournalWriter() {
@@ -85,7 +50,7 @@ JournalWriter& JournalWriter::operator=(JournalWriter&& other) noexcept {
 }
 
 void JournalWriter::write(const std::string& event, Json fields) {
-  Json line = {{"event", event}, {"time", now()}};
+  Json line = {{"event", event}, {"time", utc_now(3)}};
   for (auto& [key, value] : fields.items()) line[key] = std::move(value);
   const std::string text = line.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
   const ssize_t put = ::write(file_, text.data(), text.size());
@@ -94,11 +59,11 @@ void JournalWriter::write(const std::string& event, Json fields) {
     // What was written of the line goes again, so that the next line stands alone.
     if (put > 0) {
       const off_t end = ::lseek(file_, 0, SEEK_END);
-      if (end >= put && ::ftruncate(file_, end - put) != 0) fail("cannot cut a torn line off", path_, errno);
+      if (end >= put && ::ftruncate(file_, end - put) != 0) throw_io("cannot cut a torn line off", path_, errno);
     }
-    fail("cannot write", path_, code);
+    throw_io("cannot write", path_, code);
   }
-  if (::fsync(file_) != 0) fail("cannot flush to disk", path_, errno);
+  if (::fsync(file_) != 0) throw_io("cannot flush to disk", path_, errno);
 }
 
 Journal read_journal(const std::filesystem::path& sweep_folder) {
@@ -108,7 +73,7 @@ Journal read_journal(const std::filesystem::path& sweep_folder) {
   std::error_code code;
   for (std::filesystem::directory_iterator entry(folder, code), end; !code && entry != end; entry.increment(code))
     if (entry->path().extension() == ".jsonl") files.push_back(entry->path());
-  if (code && code != std::errc::no_such_file_or_directory) fail("cannot list", folder, code.value());
+  if (code && code != std::errc::no_such_file_or_directory) throw_io("cannot list", folder, code.value());
   std::sort(files.begin(), files.end());
   for (const auto& file : files) {
     const auto text = read_text(file);

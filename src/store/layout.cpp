@@ -8,7 +8,6 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
-#include <cstring>
 #include <limits>
 #include <numeric>
 #include <set>
@@ -242,10 +241,6 @@ std::string digest_of(const std::map<std::string, std::string>& attributes, cons
 
 namespace {
 
-[[noreturn]] void fail_reading(const std::filesystem::path& path, int code) {
-  throw Error(ErrorKind::io, std::string("cannot read: ") + std::strerror(code), path.string());
-}
-
 constexpr std::array<unsigned char, 8> kSignature{0x89, 'H', 'D', 'F', '\r', '\n', 0x1a, '\n'};
 
 struct Descriptor {
@@ -257,10 +252,10 @@ struct Descriptor {
 
 std::size_t open_checked(const std::filesystem::path& path, Descriptor& descriptor) {
   descriptor.file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (descriptor.file < 0) fail_reading(path, errno);
+  if (descriptor.file < 0) throw_io("cannot read", path, errno);
   struct stat status {};
-  if (::fstat(descriptor.file, &status) != 0) fail_reading(path, errno);
-  if (S_ISDIR(status.st_mode)) fail_reading(path, EISDIR);
+  if (::fstat(descriptor.file, &status) != 0) throw_io("cannot read", path, errno);
+  if (S_ISDIR(status.st_mode)) throw_io("cannot read", path, EISDIR);
   if (status.st_size == 0) throw Error(ErrorKind::corrupt, "the file is empty", path.string(), "remove it and make it again");
   std::array<unsigned char, 8> head{};
   if (::pread(descriptor.file, head.data(), head.size(), 0) != static_cast<ssize_t>(head.size()) || head != kSignature)
@@ -276,7 +271,7 @@ std::vector<std::byte> load_file(const std::filesystem::path& path) {
   for (std::size_t done = 0; done < bytes.size();) {
     const ssize_t got = ::read(descriptor.file, bytes.data() + done, bytes.size() - done);
     if (got < 0 && errno == EINTR) continue;
-    if (got < 0) fail_reading(path, errno);
+    if (got < 0) throw_io("cannot read", path, errno);
     if (got == 0) throw Error(ErrorKind::corrupt, "the file became shorter while it was read", path.string());
     done += static_cast<std::size_t>(got);
   }
@@ -288,31 +283,10 @@ void require_hdf5(const std::filesystem::path& path) {
   open_checked(path, descriptor);
 }
 
-void publish_or_remove(const std::filesystem::path& temporary, const std::filesystem::path& path) {
-  try {
-    publish(temporary, path);
-  } catch (...) {
-    std::error_code ignored;
-    std::filesystem::remove(temporary, ignored);
-    throw;
-  }
-}
-
-namespace {
-[[noreturn]] void fail_writing(const std::filesystem::path& path, int code) {
-  const bool full = code == ENOSPC || code == EDQUOT || code == EFBIG;
-  const std::string hint = full ? "the disk, the quota or a file size limit is full: free space, then run the same command again"
-                           : code == EROFS || code == EACCES ? "the folder is not writable: check its permissions, or choose another with --out"
-                           : code == ENOENT                  ? "the folder is not there"
-                                                             : "";
-  throw Error(ErrorKind::io, std::string("cannot write: ") + std::strerror(code), path.string(), hint);
-}
-}  // namespace
-
 void reserve(const std::filesystem::path& path, const std::filesystem::path& shown, std::int64_t bytes) {
   const Descriptor descriptor{::open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0666)};
-  if (descriptor.file < 0) fail_writing(shown, errno);
-  if (bytes > 0 && ::fallocate(descriptor.file, 0, 0, bytes) != 0 && errno != EOPNOTSUPP && errno != ENOSYS) fail_writing(shown, errno);
+  if (descriptor.file < 0) throw_io("cannot write", shown, errno);
+  if (bytes > 0 && ::fallocate(descriptor.file, 0, 0, bytes) != 0 && errno != EOPNOTSUPP && errno != ENOSYS) throw_io("cannot write", shown, errno);
 }
 
 void publish_bytes(const std::filesystem::path& path, std::span<const std::byte> bytes) {
@@ -331,9 +305,9 @@ void publish_bytes(const std::filesystem::path& path, std::span<const std::byte>
   if (code != 0) {
     std::error_code ignored;
     std::filesystem::remove(temporary, ignored);
-    fail_writing(path, code);
+    throw_io("cannot write", path, code);
   }
-  publish_or_remove(temporary, path);
+  publish(temporary, path);
 }
 
 RecordParts parts_of(const TrialRecord& record, const std::string& prefix) {

@@ -146,8 +146,6 @@ void publish_bytes(const std::filesystem::path& path, std::span<const std::byte>
 /// Makes sure that the first `bytes` of an existing file have their place on the disk, so that HDF5 never meets a full one: it survives none.
 /// File systems that cannot reserve let it pass. `io` errors name `shown`.
 void reserve(const std::filesystem::path& path, const std::filesystem::path& shown, std::int64_t bytes);
-/// `publish`, removing the temporary file when that fails.
-void publish_or_remove(const std::filesystem::path& temporary, const std::filesystem::path& path);
 
 /// A trial record inside `prefix` of a file: its parts in path order, ready for writing and for the digest.
 struct RecordParts {

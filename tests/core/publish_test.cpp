@@ -60,6 +60,7 @@ TEST_F(Publish, AnErrorNamesTheFileAndKeepsTheOld) {
   EXPECT_EQ(read_text(folder_ / "b.txt"), "old");
   fs::create_directory(folder_ / "taken");
   EXPECT_THROW(publish_text(folder_ / "taken", "x"), Error);  // a folder of that name
+  EXPECT_EQ(files(), 2u) << "no temporary file is left";
   EXPECT_THROW(read_text(folder_ / "none.txt"), Error);
   EXPECT_THROW(read_text(folder_ / "taken"), Error);  // opens, but cannot be read
 }

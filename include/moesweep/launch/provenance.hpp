@@ -9,9 +9,6 @@
 
 namespace moesweep::launch {
 
-/// Now, as `2026-01-31T12:00:00Z`.
-std::string utc_now();
-
 /// Version, git, MPI, LibTorch (when given), host, CPU model, ranks, command line, Slurm ids and those environment variables
 /// that a list in the source names: every reader of the results sees them. The caller adds what belongs to a trial.
 Json provenance(const std::vector<std::string>& command_line, std::int64_t ranks, const std::string& libtorch_version);
