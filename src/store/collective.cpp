@@ -19,6 +19,8 @@ CollectiveStatistics statistics;
 // Upper bounds of what a file needs beside its data: at its start and per step of reservation, per dataset, per chunk.
 constexpr std::int64_t kFileBytes = std::int64_t{64} << 10, kDatasetBytes = 8192, kChunkBytes = 256;
 constexpr std::size_t kGrowingChunkBytes = std::size_t{256} << 10;
+/// A growing dataset may start empty and become long: its chunks have at least so many rows, if the bytes above allow.
+constexpr std::int64_t kGrowingRows = 1024;
 
 /// Keeps the first failure of a row of collective calls, all of which must be made.
 class FirstFailure {
@@ -93,7 +95,7 @@ std::size_t CollectiveFile::add(const Description& description, bool growing, st
   Dataset dataset;
   dataset.description = description;
   dataset.growing = growing;
-  const std::int64_t rows = growing ? expected_rows : description.rows();
+  const std::int64_t rows = growing ? std::max(expected_rows, kGrowingRows) : description.rows();
   dataset.chunk = std::clamp<std::int64_t>(rows, 1, chunk_rows(description, growing ? kGrowingChunkBytes : kBlockBytes));
   h5::Creation creation;
   for (const auto dimension : description.shape) creation.shape.push_back(static_cast<hsize_t>(dimension));

@@ -206,12 +206,6 @@ Handle dataspace(const Shape& current, const Shape& maximum) {
           H5Sclose};
 }
 
-bool exists(hid_t file, const std::string& path) {
-  for (std::size_t end = path.find('/'); end != std::string::npos; end = path.find('/', end + 1))
-    if (checked(H5Lexists(file, path.substr(0, end).c_str(), H5P_DEFAULT), "H5Lexists", path) == 0) return false;
-  return checked(H5Lexists(file, path.c_str(), H5P_DEFAULT), "H5Lexists", path) > 0;
-}
-
 void make_parents(hid_t file, const std::string& path) {
   for (std::size_t end = path.find('/'); end != std::string::npos; end = path.find('/', end + 1)) {
     const auto name = path.substr(0, end);

@@ -76,7 +76,6 @@ Handle dataspace(const Shape& current, const Shape& maximum = {});
 void make_parents(hid_t file, const std::string& path);
 /// Paths of all datasets below the root, sorted by bytes, without a leading slash.
 std::vector<std::string> dataset_paths(hid_t file);
-bool exists(hid_t file, const std::string& path);
 
 // Datasets. All are chunked and carry fletcher32.
 struct Creation {

@@ -308,6 +308,24 @@ TEST(SweepErrors, FlippedBytesAreNeverSilentlyWrong) {
   });
 }
 
+TEST(Growing, DatasetThatStartsEmptyHasChunksOfManyRows) {
+  const Shared shared;
+  const auto path = shared / "growing.h5";
+  {
+    CollectiveFile file(shared.world, path, path);
+    file.add({"long", {DType::f64, 0}, {0}, "1", "starts empty", {}, {}}, true, 0);
+    file.close();
+  }
+  const hid_t file = H5Fopen(path.c_str(), H5F_ACC_RDONLY, H5P_DEFAULT), dataset = H5Dopen2(file, "long", H5P_DEFAULT);
+  const hid_t creation = H5Dget_create_plist(dataset);
+  hsize_t rows = 0;
+  EXPECT_EQ(H5Pget_chunk(creation, 1, &rows), 1);
+  EXPECT_EQ(rows, 1024u);
+  H5Pclose(creation);
+  H5Dclose(dataset);
+  H5Fclose(file);
+}
+
 TEST(Verify, NamesWhatIsWrong) {
   const Shared shared;
   const auto rows = make_rows(shared, 6);
