@@ -6,7 +6,6 @@
 #include <sys/file.h>
 #include <unistd.h>
 
-#include <cctype>
 #include <cerrno>
 #include <cstring>
 #include <map>
@@ -65,37 +64,6 @@ class PlanLock {
  private:
   int file_;
 };
-
-/// JSON as block-style YAML, which people read; keys and texts are quoted unless they are plain words.
-void write_yaml(const Json& value, int indent, std::string& text) {
-  const auto scalar = [](const Json& item) {
-    if (item.is_null()) return std::string("none");
-    if (!item.is_string()) return item.dump();
-    const auto& word = item.get_ref<const std::string&>();
-    const bool plain = !word.empty() && std::isalpha(static_cast<unsigned char>(word[0])) != 0 &&
-                       word.find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_./-") == std::string::npos &&
-                       word != "true" && word != "false" && word != "yes" && word != "no" && word != "on" && word != "off" && word != "null" &&
-                       word != "none" && word != "y" && word != "n";
-    return plain ? word : item.dump(-1, ' ', false, Json::error_handler_t::replace);
-  };
-  const std::string blanks(static_cast<std::size_t>(indent), ' ');
-  if (value.is_object()) {
-    for (const auto& [key, item] : value.items()) {
-      text += blanks + scalar(Json(key)) + ":";
-      if (item.is_structured() && !item.empty() && (item.is_object() || item.front().is_structured())) {
-        text += "\n";
-        write_yaml(item, indent + 2, text);
-      } else {
-        text += " ";
-        text += item.is_structured() ? item.dump(-1, ' ', false, Json::error_handler_t::replace) : scalar(item);
-        text += "\n";
-      }
-    }
-  } else {
-    for (const Json& item : value)
-      text += blanks + "- " + (item.is_structured() ? item.dump(-1, ' ', false, Json::error_handler_t::replace) : scalar(item)) + "\n";
-  }
-}
 
 }  // namespace
 
@@ -202,9 +170,7 @@ SweepPlan prepare_folder(const fs::path& sweep_folder, const spec::Sweep& sweep,
     planned.removed = false;
   }
   if (plan.json().dump() != before) {
-    std::string yaml = "# The sweep as resolved by moesweep; its trials are in plan.json.\n";
-    write_yaml(plan.resolved, 0, yaml);
-    publish_text(sweep_folder / "sweep.yaml", yaml);
+    publish_text(sweep_folder / "sweep.yaml", "# The sweep as resolved by moesweep; its trials are in plan.json.\n" + spec::yaml_text(plan.resolved));
     publish_text(sweep_folder / "plan.json", plan.json().dump(1) + "\n");
   }
   return plan;

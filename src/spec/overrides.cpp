@@ -26,6 +26,8 @@ bool is_list_field(const std::string& path) {
   return key != nullptr && (key->field.type == FieldType::text_list || key->field.type == FieldType::section_list);
 }
 
+bool is_list_of_lists(const Node& value) { return value.is_list() && !value.items.empty() && value.items.front().is_list(); }
+
 bool at_or_below(std::string_view path, std::string_view key) {
   return path == key || (path.size() > key.size() && path.starts_with(key) && path[key.size()] == '.');
 }
@@ -52,7 +54,7 @@ Override read_override(const std::string& text, const Document& document, FileKi
 
   // Brackets make an axis, except for a field that is itself a list: there the list is the value, and a list of lists the axis.
   const bool list = result.value.is_list();
-  const bool axis = list && (!is_list_field(result.key) || (!result.value.items.empty() && result.value.items.front().is_list()));
+  const bool axis = list && (!is_list_field(result.key) || is_list_of_lists(result.value));
   const auto checked = [&](const Node& value) { return nested_value(value, result.key, result.mark, ".", &document); };
   if (!axis) {
     result.value = checked(result.value);
@@ -172,13 +174,14 @@ struct Editor {
       Node* values = block.grid ? block.grid->find(change.key) : nullptr;
       if (values == nullptr) return;
       extended = true;
-      if (change.value.is_list() && (!is_list_field(change.key) || change.value.items.front().is_list()))
-        values->items.insert(values->items.end(), change.value.items.begin(), change.value.items.end());
+      const bool many = change.value.is_list() && (!is_list_field(change.key) || is_list_of_lists(change.value));
+      if (many) values->items.insert(values->items.end(), change.value.items.begin(), change.value.items.end());
       else values->items.push_back(change.value);
     });
     if (extended) return;
     const Node* given = at_path(document.trial, change.key);
     if (given != nullptr && is_list_field(change.key)) {
+      if (change.value.items.empty()) fail(change.mark, fmt::format("+{}=[] adds nothing", change.key), fmt::format("{}=[] empties it", change.key));
       Node longer = *given;
       longer.items.insert(longer.items.end(), change.value.items.begin(), change.value.items.end());
       put(document.trial, change.key, change.mark, std::move(longer));

@@ -2,6 +2,7 @@
 #include "moesweep/spec/sweep.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cctype>
 
 #include "document.hpp"
@@ -13,33 +14,40 @@ namespace moesweep::spec {
 
 namespace {
 
-/// A JSON value as YAML on one line: plain where that is unmistakable, else in double quotes.
-std::string yaml_of(const Json& value) {
-  if (value.is_null()) return "none";
-  if (value.is_array()) {
-    std::string text;
-    for (const Json& item : value) text += (text.empty() ? "" : ", ") + yaml_of(item);
-    return "[" + text + "]";
-  }
-  if (value.is_object()) {
-    std::string text;
-    for (const auto& [key, item] : value.items()) text += (text.empty() ? "" : ", ") + key + ": " + yaml_of(item);
-    return "{" + text + "}";
-  }
-  if (!value.is_string()) return canonical(value);
-  const std::string& text = value.get_ref<const std::string&>();
+/// A text as a YAML scalar: plain where no reader can take it for anything else, else in double quotes.
+std::string scalar(const std::string& text) {
+  constexpr std::array kOtherTypes{"true", "false", "yes", "no", "on", "off", "y", "n", "null"};
+  std::string lower;
+  for (const char c : text) lower += static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
   const auto plain = [](unsigned char c) { return std::isalnum(c) != 0 || c == '_' || c == '-' || c == '/' || c == '.'; };
-  return !text.empty() && std::isalpha(static_cast<unsigned char>(text[0])) != 0 && std::ranges::all_of(text, plain) ? text : value.dump();
+  const bool word = !text.empty() && std::isalpha(static_cast<unsigned char>(text[0])) != 0 && std::ranges::all_of(text, plain) &&
+                    std::ranges::find(kOtherTypes, lower) == kOtherTypes.end();
+  return word ? text : Json(text).dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 
-void write_section(const Json& section, int indent, std::string& text) {
+/// A value on one line.
+std::string on_one_line(const Json& value) {
+  if (value.is_null()) return "none";
+  if (value.is_string()) return scalar(value.get_ref<const std::string&>());
+  if (!value.is_structured()) return canonical(value);
+  std::string text;
+  for (const auto& [key, item] : value.items())
+    text += (text.empty() ? "" : ", ") + (value.is_object() ? scalar(key) + ": " : "") + on_one_line(item);
+  return value.is_array() ? "[" + text + "]" : "{" + text + "}";
+}
+
+void write_section(const Json& section, std::size_t indent, std::string& text) {
+  const std::string blanks(indent, ' ');
   for (const auto& [key, value] : section.items()) {
-    text.append(static_cast<std::size_t>(indent), ' ').append(key).append(":");
-    if (value.is_object()) {
+    text.append(blanks).append(scalar(key)).append(":");
+    if (value.is_object() && !value.empty()) {
       text += "\n";
       write_section(value, indent + 2, text);
+    } else if (value.is_array() && !value.empty() && value.front().is_structured()) {
+      text += "\n";
+      for (const Json& item : value) text.append(blanks).append("  - ").append(on_one_line(item)).append("\n");
     } else {
-      text.append(" ").append(yaml_of(value)).append("\n");
+      text.append(" ").append(on_one_line(value)).append("\n");
     }
   }
 }
@@ -58,11 +66,15 @@ train::TrialConfig load_trial(const std::string& path, const std::vector<std::st
   return expand_trial(document);
 }
 
+std::string yaml_text(const Json& object) {
+  std::string text;
+  write_section(object, 0, text);
+  return text;
+}
+
 std::string trial_yaml(const train::TrialConfig& config) {
   train::TrialConfig mine = config;
-  std::string text = "# moesweep trial " + train::id_of(config) + "\n";
-  write_section(fields_of(mine).dump(), 0, text);
-  return text;
+  return "# moesweep trial " + train::id_of(config) + "\n" + yaml_text(fields_of(mine).dump());
 }
 
 std::vector<std::map<std::string, Json>> axes_of(const std::vector<Trial>& trials) {

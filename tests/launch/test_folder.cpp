@@ -63,7 +63,7 @@ TEST_F(Folder, SweepFileIsYamlWhoseTextsCannotBeMistaken) {
   sweep.resolved = {{"sweep", "no"}, {"base", {{"on", "a: b # c\n"}, {"factor", nullptr}}}, {"seeds", {1, 2}}, {"empty", Json::object()}};
   prepare(sweep);
   const std::string yaml = read_text(folder / "sweep.yaml");
-  EXPECT_NE(yaml.find("sweep: \"no\"\nbase:\n  \"on\": \"a: b # c\\n\"\n  factor: none\nseeds: [1,2]\nempty: {}\n"), std::string::npos) << yaml;
+  EXPECT_NE(yaml.find("sweep: \"no\"\nbase:\n  \"on\": \"a: b # c\\n\"\n  factor: none\nseeds: [1, 2]\nempty: {}\n"), std::string::npos) << yaml;
 }
 
 TEST_F(Folder, OtherFoldersAndDamagedPlansAreNamed) {

@@ -226,9 +226,10 @@ TEST_F(Expand, TheIdIsTheHashOfWhatDiffersFromTheDefaults) {
 TEST_F(Expand, ATrialsYamlReadsBackToTheSameTrial) {
   std::vector<Trial> trials = load_sweep("quickstart").trials;
   for (Trial& trial :
-       sweep(std::string(kData) + "data.tokenizer: \"none\"\ndata.synthetic.entropy: 1.0000000000000002\n"
-                                  "train: {tokens: 4096, learning_rate: 1e-7, init_from: \"a: b # \\\"c\\\" \\n ü\"}\nparallel.threads: 3\n"
-                                  "routing: {score: sigmoid, balance: {method: expert_bias, also: [{method: aux_loss, scope: sequence}, {method: aux_loss}]}}\n")
+       sweep(std::string(kData) +
+             "data.tokenizer: \"none\"\ndata.synthetic.entropy: 1.0000000000000002\n"
+             "train: {tokens: 4096, learning_rate: 1e-7, init_from: \"a: b # \\\"c\\\" \\n ü\"}\nparallel.threads: 3\n"
+             "routing: {score: sigmoid, balance: {method: expert_bias, also: [{method: aux_loss, scope: sequence}, {method: aux_loss}]}}\n")
            .trials)
     trials.push_back(trial);
   for (const Trial& trial : trials) {

@@ -162,6 +162,7 @@ const std::vector<Case> kCases{
     {"removal of no conditions", "seed: 1", {"~exclude"}, "command line: ~exclude: the file does not give it"},
     {"removal of an unknown key", "seed: 1", {"~sed"}, "command line: unknown key 'sed': did you mean 'seed'?"},
     {"addition of what is there", "seed: 1", {"+seed=2"}, "command line: +seed: already given at sweep.yaml:1:7\n  seed=... replaces it"},
+    {"addition of nothing", "routing.balance.also: [{method: aux_loss}]", {"+routing.balance.also=[]"}, "command line: +routing.balance.also=[] adds nothing\n  routing.balance.also=[] empties it"},
     {"addition to a zip", "zip: {seed: [1, 2]}", {"+seed=3"}, "command line: +seed: it is an axis of a zip, which cannot grow alone\n  seed=... replaces it"},
 };
 

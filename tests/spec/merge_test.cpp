@@ -230,6 +230,13 @@ TEST_F(Merge, AListFieldTakesAListAsItsValue) {
             1u);
 }
 
+TEST_F(Merge, AnEmptyListIsAValueToAddToAnAxisOfLists) {
+  const std::string file = "grid: {routing.balance.also: [[{method: aux_loss}], [{method: aux_loss, scope: sequence}]]}\n";
+  const Sweep longer = with_data(file, {"+routing.balance.also=[]"});
+  ASSERT_EQ(longer.trials.size(), 3u);
+  EXPECT_TRUE(longer.trials[2].config.routing.balance.also.empty());
+}
+
 TEST_F(Merge, ASectionOnTheCommandLineDropsWhatTheFileSetsBelowIt) {
   const std::string file =
       "routing.weight_scale: 2\nsets: {s: {a: {routing.z_loss_weight: 1}}}\ns: a\n"

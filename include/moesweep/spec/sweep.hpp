@@ -35,6 +35,9 @@ Sweep load_sweep(const std::string& path, const std::vector<std::string>& overri
 /// Loads one trial's file: the keys of a trial, `base` and file references allowed; no blocks.
 train::TrialConfig load_trial(const std::string& path, const std::vector<std::string>& overrides = {});
 
+/// A JSON object as YAML in block style, lists on one line; texts are quoted unless they are plain words that no reader takes for another type.
+std::string yaml_text(const Json& object);
+
 /// A trial's config as YAML that `load_trial` reads back to the same id.
 std::string trial_yaml(const train::TrialConfig& config);
 
