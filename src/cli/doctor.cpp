@@ -13,6 +13,7 @@
 
 #include "cli.hpp"
 #include "moesweep/core/version.hpp"
+#include "moesweep/data/source.hpp"
 #include "moesweep/launch/command.hpp"
 #include "moesweep/launch/provenance.hpp"
 #include "moesweep/spec/sweep.hpp"
@@ -85,8 +86,7 @@ Finding slurm() {
 }
 
 Finding data_folder() {
-  const char* set = std::getenv("MOESWEEP_DATA");
-  const fs::path folder = set == nullptr ? "build/data" : set;
+  const fs::path folder = data::data_folder();
   std::string stores;
   std::error_code failure;
   for (const auto& entry : fs::directory_iterator(folder, failure))

@@ -130,7 +130,7 @@ void add_train(CLI::App& app, Invocation& invocation) {
       launch::RunOptions run;
       run.command_line = invocation.command_line;
       run.stop = &signals.flag();
-      // Ranks look at the file at different times: what rank 0 saw counts.
+      // Ranks look at the file at different times: it is there when all of them saw it.
       there = world.minimum(there ? 1 : 0, "look for a finished trial") != 0;
       store::TrialRecord record;
       if (!there) record = launch::run_single(config, folder, run, trainer(), world);

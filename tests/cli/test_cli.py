@@ -5,9 +5,13 @@ import pathlib
 import re
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 import unittest
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
+from processes import processes_of  # noqa: E402
 
 PROGRAM = os.environ["MOESWEEP_PROGRAM"]  # jobs/local.sh reads it too
 MPIRUN = ["mpirun", "--allow-run-as-root", "--oversubscribe", "--bind-to", "none", "-n"]
@@ -59,6 +63,14 @@ class Asking(Case):
         self.assertIn("parallel", findings["hdf5"]["text"])
         for finding in findings.values():
             self.assertEqual(finding["state"] == "ok", finding["mend"] == "", finding)
+
+    def test_doctor_looks_for_data_where_run_does(self):
+        for name in ["CMakeLists.txt", "configs/x", "build/data/words/manifest.json", "deep/x"]:
+            (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (self.folder / name).touch()
+        self.folder /= "deep"
+        findings = {finding["topic"]: finding for finding in json.loads(self.call("doctor", "--json")[0])}
+        self.assertTrue(findings["data"]["text"].endswith("build/data: words"), findings["data"])
 
     def test_schema_and_reference(self):
         schema = json.loads(self.call("schema")[0])
@@ -256,18 +268,6 @@ class Running(Case):
         self.assertIn("train.steps", broken.stderr)
 
 
-def session_of(process):
-    """Every process of a launch: mpirun gives its ranks groups of their own, their session stays."""
-    for entry in pathlib.Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                fields = (entry / "stat").read_text().rsplit(")", 1)[1].split()
-            except OSError:
-                continue
-            if int(fields[3]) == process:
-                yield int(entry.name)
-
-
 class Killing(Case):
     SWEEP = ("smoke", "train.steps=120", "seed=[1,2,3]")
 
@@ -288,7 +288,7 @@ class Killing(Case):
     def test_kill_9_then_run_again_loses_nothing_and_repeats_nothing(self):
         launch = self.start(2)
         finished = self.wait_for_files(3)
-        for process in list(session_of(launch.pid)):
+        for process in list(processes_of(launch.pid)):
             os.kill(process, signal.SIGKILL)
         launch.wait()
         out, _ = self.call("run", *self.SWEEP, ranks=2)

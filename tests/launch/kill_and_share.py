@@ -12,6 +12,9 @@ import sys
 import tempfile
 import time
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
+from processes import processes_of  # noqa: E402
+
 PROGRAM = sys.argv[1]
 MPIRUN = ["mpirun", "--allow-run-as-root", "--oversubscribe", "--bind-to", "none"]
 
@@ -27,18 +30,6 @@ def read(marks):
         for line in file.read_text().splitlines():
             counts[file.name][line.split()[0]] += 1
     return counts
-
-
-def processes_of(session):
-    """Every process of the launch: mpirun puts its ranks into groups of their own, their session stays."""
-    for entry in pathlib.Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                fields = (entry / "stat").read_text().rsplit(")", 1)[1].split()
-            except OSError:
-                continue
-            if int(fields[3]) == session:
-                yield int(entry.name)
 
 
 def killed_launch_is_resumed(ranks):
