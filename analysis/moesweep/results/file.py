@@ -140,11 +140,7 @@ class SweepFile:
 
     def texts(self, dataset: str) -> list[str]:
         """A dataset of fixed-length strings."""
-        raw = self.values(dataset)
-        try:
-            return [text_of(item) for item in raw.reshape(-1)]
-        except UnicodeDecodeError as error:
-            raise self.corrupt(dataset, "is no UTF-8 text") from error
+        return [text_of(item) for item in self.values(dataset).reshape(-1)]
 
     def column(self, dataset: str) -> AnyArray:
         """A dataset with one value a trial."""
