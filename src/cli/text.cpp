@@ -2,9 +2,11 @@
 #include <fmt/core.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdio>
 
 #include "cli.hpp"
+#include "moesweep/core/publish.hpp"
 
 namespace moesweep::cli {
 
@@ -79,8 +81,7 @@ std::string table(const std::vector<std::vector<std::string>>& rows) {
 }
 
 void print(const std::string& text) {
-  std::fputs(text.c_str(), stdout);
-  std::fflush(stdout);
+  if (std::fputs(text.c_str(), stdout) < 0 || std::fflush(stdout) != 0) throw_io("writing failed", "standard output", errno);
 }
 
 }  // namespace moesweep::cli

@@ -150,8 +150,8 @@ void Communicator::agree(const std::function<void()>& work, const char* what) co
     if (all[r].empty()) continue;
     const Json failure = Json::parse(all[r]);
     const std::string prefix = size_ > 1 ? "[Rank " + std::to_string(r) + "/" + std::to_string(size_) + "] " : "";
-    throw Error(static_cast<ErrorKind>(failure["kind"].get<int>()), prefix + failure["message"].get<std::string>(), failure["where"].get<std::string>(),
-                failure["hint"].get<std::string>())
+    throw Error(static_cast<ErrorKind>(failure["kind"].get<int>()), prefix + failure["message"].get<std::string>(),
+                failure["where"].get<std::string>(), failure["hint"].get<std::string>())
         .thrown_on_every_rank();
   }
 }

@@ -270,9 +270,9 @@ class Launch {
     if (!leader) return ending.state;
     ++ran_;
     Json fields = {{"state", ending.state}, {"reason", ending.reason}, {"seconds", ending.seconds}};
+    if (const auto* steps = ending.record.find("steps/step"); steps != nullptr && !steps->shape.empty()) fields["step"] = steps->shape.front();
     std::string loss;
     if (const auto metrics = metrics_of(ending.record); metrics.contains("loss") && std::isfinite(metrics.at("loss"))) {
-      fields["step"] = trial.config.steps();
       fields["loss"] = metrics.at("loss");
       loss = fmt::format(", validation loss {:.4f}", metrics.at("loss"));
     }

@@ -256,7 +256,9 @@ std::size_t open_checked(const std::filesystem::path& path, Descriptor& descript
   struct stat status {};
   if (::fstat(descriptor.file, &status) != 0) throw_io("cannot read", path, errno);
   if (S_ISDIR(status.st_mode)) throw_io("cannot read", path, EISDIR);
-  if (status.st_size == 0) throw Error(ErrorKind::corrupt, "the file is empty", path.string(), "remove it and make it again");
+  if (status.st_size == 0)
+    throw Error(ErrorKind::corrupt, "the file is empty", path.string(),
+                "remove it, then make it again: moesweep run (trial.h5), moesweep aggregate (sweep.h5)");
   std::array<unsigned char, 8> head{};
   if (::pread(descriptor.file, head.data(), head.size(), 0) != static_cast<ssize_t>(head.size()) || head != kSignature)
     throw Error(ErrorKind::corrupt, "not an HDF5 file", path.string());

@@ -94,15 +94,17 @@ auto as_corrupt(const std::filesystem::path& path, Read&& read) {
     return read();
   } catch (const h5::Failure& failure) {
     const std::string where = failure.object().empty() ? "" : "dataset " + failure.object() + ": ";
-    throw Error(ErrorKind::corrupt, where + failure.what(), path.string(), "the file is damaged: remove it and make it again");
+    throw Error(ErrorKind::corrupt, where + failure.what(), path.string(),
+                "the file is damaged: remove it, then make it again: moesweep run (trial.h5), moesweep aggregate (sweep.h5)");
   } catch (const Error& error) {
     if (!error.where().empty()) throw;
     throw Error(error.kind(), error.message(), path.string(), error.hint());
   } catch (const std::bad_alloc&) {
     throw Error(ErrorKind::corrupt, "a size inside the file is beyond this machine's memory", path.string(),
-                "the file is damaged: remove it and make it again");
+                "the file is damaged: remove it, then make it again: moesweep run (trial.h5), moesweep aggregate (sweep.h5)");
   } catch (const std::length_error&) {
-    throw Error(ErrorKind::corrupt, "a size inside the file is impossible", path.string(), "the file is damaged: remove it and make it again");
+    throw Error(ErrorKind::corrupt, "a size inside the file is impossible", path.string(),
+                "the file is damaged: remove it, then make it again: moesweep run (trial.h5), moesweep aggregate (sweep.h5)");
   }
 }
 

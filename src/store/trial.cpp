@@ -82,7 +82,8 @@ TrialRecord read_trial(const std::filesystem::path& path) {
     std::vector<std::string> blocks;
     auto record = read_record(file.get(), descriptions, "", &blocks);
     if (digest_of(root_attributes(file.get()), descriptions, blocks) != h5::read_text_attribute(file.get(), "digest"))
-      throw Error(ErrorKind::corrupt, "the digest does not fit the content", path.string(), "the file is damaged: remove it and make it again");
+      throw Error(ErrorKind::corrupt, "the digest does not fit the content", path.string(),
+                  "the file is damaged: remove it, then make it again: moesweep run (trial.h5), moesweep aggregate (sweep.h5)");
     return record;
   });
 }

@@ -178,6 +178,12 @@ class Errors(Case):
             del os.environ["SLURM_STEP_NUM_TASKS"]
         self.assertIn("srun --mpi=pmix", err)
 
+    def test_a_full_standard_output_is_an_error(self):
+        with open("/dev/full", "w", encoding="utf-8") as full:
+            done = subprocess.run([PROGRAM, "plan", "smoke"], check=False, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+        self.assertEqual(done.returncode, 4)
+        self.assertIn("standard output", done.stderr)
+
 
 class Running(Case):
     def test_run_twice_then_everything_after_it(self):
