@@ -29,6 +29,8 @@ step "text"
 
 step "tests"
 export MOESWEEP_FULL=$full CTEST_OUTPUT_ON_FAILURE=1
-ctest --test-dir "build/$preset" --parallel "$(nproc)" "$@" ||
-  failed "a test" "See it again by: ctest --test-dir build/$preset --output-on-failure --rerun-failed"
+code=0
+ctest --test-dir "build/$preset" --parallel "$(nproc)" "$@" || code=$?
+if reasons=$(grep -h '^skipped: ' "build/$preset/Testing/Temporary/LastTest.log"); then printf '\nskipped tests, and why:\n%s\n' "$reasons"; fi
+[[ $code == 0 ]] || failed "a test" "See it again by: ctest --test-dir build/$preset --output-on-failure --rerun-failed"
 printf '\nall tests passed in %d s (set-up and build included)\n' $((SECONDS - started))
