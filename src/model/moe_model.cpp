@@ -91,6 +91,7 @@ at::Tensor MoeModel::after_experts(std::int64_t layer, const Before& before, con
 }
 
 std::vector<PassDecisions> MoeModel::decide_step(std::span<const PassInput> passes, routing::Mode mode) {
+  if (passes.size() < 2 || !needs_whole_step(mode)) return {};
   const at::NoGradGuard no_gradient;
   std::vector<PassDecisions> decisions(passes.size());
   std::vector<at::Tensor> x;

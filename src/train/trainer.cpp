@@ -128,9 +128,7 @@ StepResult Trainer::train_step() {
 
   auto& parameters = model_->parameters();
   parameters.zero_gradients();
-  const bool two_phase = passes.size() > 1 && model_->needs_whole_step(routing::Mode::train);
-  std::vector<model::PassDecisions> given;
-  if (two_phase) given = model_->decide_step(passes, routing::Mode::train);
+  const auto given = model_->decide_step(passes, routing::Mode::train);
 
   // Sums over the gang: loss, balance, z, stop, then per layer the micro-batches' violations, their number, and the experts' counts.
   const std::int64_t per_layer = 2 + experts;
@@ -138,7 +136,7 @@ StepResult Trainer::train_step() {
   auto* sum = sums.mutable_data_ptr<double>();
   decisions_.clear();
   for (std::size_t p = 0; p < passes.size(); ++p) {
-    model::PassResult result = model_->forward(passes[p], two_phase ? &given[p] : nullptr, routing::Mode::train);
+    model::PassResult result = model_->forward(passes[p], given.empty() ? nullptr : &given[p], routing::Mode::train);
     at::Tensor loss = result.token_loss.sum() / static_cast<double>(step_tokens);
     sum[0] += loss.item<double>();
     for (const auto& [name, part] : result.losses) {
@@ -225,12 +223,10 @@ bool Trainer::evaluate_reading(routing::Mode mode, Evaluation& result) {
   for (std::int64_t first = 0; first < all; first += batch) {
     const auto passes = passes_of(std::min(batch, all - first), kValidationStep,
                                   [&](std::int64_t begin, std::int64_t count) { return source_.validation(first + begin, count); });
-    const bool two_phase = passes.size() > 1 && model_->needs_whole_step(mode);
-    std::vector<model::PassDecisions> given;
-    if (two_phase) given = model_->decide_step(passes, mode);
+    const auto given = model_->decide_step(passes, mode);
     for (std::size_t p = 0; p < passes.size(); ++p) {
       const auto& layout = passes[p].layout;
-      const auto forward = model_->forward(passes[p], two_phase ? &given[p] : nullptr, mode);
+      const auto forward = model_->forward(passes[p], given.empty() ? nullptr : &given[p], mode);
       const at::Tensor domain = at::tensor(layout.domain, at::kLong);
       const at::Tensor per_sequence = forward.token_loss.view({layout.sequences, layout.length}).to(at::kDouble).sum(1);
       sums.narrow(0, 0, domains).index_add_(0, domain, per_sequence);

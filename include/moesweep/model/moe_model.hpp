@@ -54,8 +54,9 @@ class MoeModel {
   bool needs_whole_step(routing::Mode mode) const;
   bool readings_differ() const;
 
-  /// Phase one: all passes of the step, layer by layer, without gradient; at each MoE layer all are decided together. Keeps hidden
-  /// states only. Collective where a scope spans ranks; every rank gives the same number of passes. [passes][MoE layers]
+  /// Phase one, where several passes need one (`needs_whole_step`), else nothing and an empty result: all passes of the step, layer by layer, without
+  /// gradient; at each MoE layer all are decided together. Keeps hidden states only. Collective where a scope spans ranks; every rank gives the same
+  /// number of passes. [passes][MoE layers]
   std::vector<PassDecisions> decide_step(std::span<const PassInput> passes, routing::Mode mode);
 
   /// One pass. With `given` its decisions are replayed, else they are made here, for this pass alone.
