@@ -388,7 +388,7 @@ TEST(SelectionReference, L1WeightFollowsTheSparsity) {
 
 TEST(SelectionReference, CapacityByHand) {
   EXPECT_EQ(capacity(4, 2, 3, 0.75), 2);   // exactly 2
-  EXPECT_EQ(capacity(10, 1, 11, 1.1), 1);  // 1 up to rounding error
+  EXPECT_EQ(capacity(25, 2, 11, 1.1), 5);  // 5 in truth, 5.000000000000001 in doubles
   EXPECT_EQ(capacity(5, 1, 2, 1.0), 3);    // 2.5
   EXPECT_EQ(capacity(5, 2, 4, 100.0), 5);  // no more than T
 }
