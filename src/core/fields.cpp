@@ -119,18 +119,44 @@ std::vector<Leaf> leaves_of(const FieldList& fields) {
   return leaves;
 }
 
-Json Leaf::identity_value() const {
-  if (field.type != FieldType::section_list) return field.get();
+namespace {
+
+/// What of `value` (as `dump` writes the struct of `example`, which holds its defaults) is identity and differs from the defaults, by dotted path.
+void shrink(const FieldList& example, const Json& value, const std::string& prefix, Json& differing);
+
+Json shrunk(const Field& field, const Json& value) {
   const FieldList example = field.section();
-  const Json defaults = example.dump();
-  Json list = Json::array();
-  for (const Json& element : field.get()) {
+  const auto element = [&](const Json& from) {
     Json differing = Json::object();
-    for (const auto& [key, value] : element.items())
-      if (example.find(key)->role == Role::identity && value != defaults.at(key)) differing[key] = value;
-    list.push_back(std::move(differing));
+    shrink(example, from, "", differing);
+    return differing;
+  };
+  Json result = field.type == FieldType::section_list ? Json::array() : Json::object();
+  if (field.type == FieldType::section_list)
+    for (const Json& from : value) result.push_back(element(from));
+  else
+    for (const auto& [name, from] : value.items()) result[name] = element(from);
+  return result;
+}
+
+void shrink(const FieldList& example, const Json& value, const std::string& prefix, Json& differing) {
+  for (const Field& field : example.fields()) {
+    if (field.role == Role::execution) continue;
+    const Json& mine = value.at(field.name);
+    const Json by_default = field.get();
+    if (mine == by_default) continue;
+    const std::string path = prefix + field.name;
+    if (field.type == FieldType::section) shrink(field.section(), mine, path + ".", differing);
+    else if (field.type == FieldType::section_list || field.type == FieldType::section_map) differing[path] = shrunk(field, mine);
+    else differing[path] = mine;
   }
-  return list;
+}
+
+}  // namespace
+
+Json Leaf::identity_value() const {
+  const Json value = field.get();
+  return field.type == FieldType::section_list || field.type == FieldType::section_map ? shrunk(field, value) : value;
 }
 
 namespace {
@@ -149,6 +175,7 @@ std::string type_in_words(const Field& field, bool with_technical_bound) {
     case FieldType::text_list: words = "list of texts"; break;
     case FieldType::section: words = "mapping"; break;
     case FieldType::section_list: words = "list of mappings"; break;
+    case FieldType::section_map: words = "mapping of names to mappings"; break;
   }
   if (field.minimum > -std::numeric_limits<double>::infinity()) words += fmt::format(" {} {}", field.minimum_excluded ? ">" : ">=", field.minimum);
   if (field.maximum < (with_technical_bound ? std::numeric_limits<double>::infinity() : kTechnicalBound))
@@ -175,6 +202,7 @@ std::string check_value(const Field& field, const Json& value) {
     case FieldType::text_list: fits = value.is_array() && std::ranges::all_of(value, [](const Json& item) { return item.is_string(); }); break;
     case FieldType::section: fits = value.is_object(); break;
     case FieldType::section_list: fits = value.is_array(); break;
+    case FieldType::section_map: fits = value.is_object(); break;
   }
   if (fits && value.is_number()) {
     const double number = value.get<double>();
@@ -194,6 +222,11 @@ void load(const FieldList& fields, const Json& values, const std::string& path) 
     else if (field->type == FieldType::section_list) {
       const auto elements = field->resize(value.size());
       for (std::size_t i = 0; i < elements.size(); ++i) load(elements[i], value[i], fmt::format("{}[{}]", here, i));
+    } else if (field->type == FieldType::section_map) {
+      std::vector<std::string> names;
+      for (const auto& [name, element] : value.items()) names.push_back(name);
+      const auto elements = field->rename(names);
+      for (std::size_t i = 0; i < elements.size(); ++i) load(elements[i], value.at(names[i]), here + "." + names[i]);
     } else field->set(value);
   }
 }

@@ -1,4 +1,4 @@
-// See include/moesweep/routing/router.hpp.
+// The composition of a strategy's parts. See include/moesweep/routing/router.hpp.
 #include "moesweep/routing/router.hpp"
 
 #include <ATen/core/grad_mode.h>
@@ -9,140 +9,411 @@
 
 namespace moesweep::routing {
 
+/// A part with its scope, and what it keeps between units and steps.
+struct LayerRouter::Term {
+  BalanceConfig config;
+  Scope scope;
+  Part* part = nullptr;
+  std::unique_ptr<BalanceMethod> method;  ///< owns the part, but for the selection's own term
+  at::Tensor running;                     ///< scope running: [1, C + 1], totals and tokens since the step began
+  at::Tensor history;                     ///< scope history: [E + 1] fp64, mean statistics of a token, and the steps that they come from
+  at::Tensor step;                        ///< scope history: [1, E + 1], this rank's totals and tokens of the step
+
+  /// Statistics need all passes of a step at once.
+  bool spans_passes() const {
+    if (!part->has_sums() && !part->observes_units()) return false;
+    return config.scope == ScopeKind::history ? steps() == 0 : scope.spans_passes();
+  }
+  double steps() const { return history.const_data_ptr<double>()[history.numel() - 1]; }
+};
+
 namespace {
 
-/// The group of each token when sequences are grouped: [T] i64.
-at::Tensor per_token(const at::Tensor& of_sequence, const TokenLayout& tokens) { return of_sequence.repeat_interleave(tokens.length); }
+/// Rows of the counting tokens alone, with the sequence of each.
+struct Counting {
+  at::Tensor rows, sequence, place;  ///< place: their indices in the pass; undefined when all tokens count
+};
 
-at::Tensor load_shares(const at::Tensor& counts) {
-  const at::Tensor c = counts.to(at::kDouble);
-  return c / c.sum(-1, true).clamp_min(1.0);
+Counting counting_rows(const at::Tensor& rows, const TokenLayout& tokens) {
+  Counting counting{rows, tokens.sequence_of_token(), {}};
+  if (!tokens.mask.defined()) return counting;
+  counting.place = tokens.mask.nonzero().view({-1});
+  counting.rows = rows.index_select(0, counting.place);
+  counting.sequence = counting.sequence.index_select(0, counting.place);
+  return counting;
 }
 
-/// The step of the bias that each unit asks for: the sum over non-empty units, and behind it their number. [E + 1] fp64.
-at::Tensor bias_steps(const at::Tensor& counts, BiasRule rule) {
-  const at::Tensor c = counts.to(at::kDouble);
-  const at::Tensor mean = c.mean(-1, true);
-  const at::Tensor filled = (mean > 0).to(at::kDouble);
-  const at::Tensor wanted = rule == BiasRule::sign ? at::sign(mean - c) : (mean - c) / mean.clamp_min(1e-300);
-  return at::cat({(wanted * filled).sum(0), filled.sum().view({1})});
+/// Calls `function` on each unit's counting tokens' choice logits; the results are spread back to [T, C], zero where a token does not count.
+std::vector<at::Tensor> map_choice(const Scope& scope, std::span<const PassView> passes, const Scope::UnitFunction& function) {
+  std::vector<const TokenLayout*> layouts;
+  std::vector<at::Tensor> rows, sequences;
+  std::vector<Counting> counting;
+  for (const PassView& pass : passes) {
+    layouts.push_back(&pass.tokens());
+    counting.push_back(counting_rows(pass.choice, pass.tokens()));
+    rows.push_back(counting.back().rows);
+    sequences.push_back(counting.back().sequence);
+  }
+  auto results = scope.map_units(layouts, rows, sequences, function);
+  for (std::size_t p = 0; p < results.size(); ++p) {
+    if (!results[p].defined() || !counting[p].place.defined()) continue;
+    at::Tensor whole = at::zeros({passes[p].tokens().tokens(), results[p].size(1)}, results[p].options());
+    whole.index_copy_(0, counting[p].place, results[p]);
+    results[p] = whole;
+  }
+  return results;
+}
+
+bool is_scheduled(const RoutingConfig& config, const std::string& key) {
+  return std::ranges::any_of(config.schedules, [&](const ScheduleConfig& schedule) { return schedule.key == key; });
+}
+
+/// A name that is not taken yet: `aux_loss`, `aux_loss_2`, ...
+std::string fresh(const std::string& name, const std::vector<std::string>& taken) {
+  std::string candidate = name;
+  for (int i = 2; std::ranges::find(taken, candidate) != taken.end(); ++i) candidate = name + "_" + std::to_string(i);
+  return candidate;
 }
 
 }  // namespace
 
-LayerRouter::LayerRouter(const RoutingConfig& config, std::int64_t layer, std::int64_t experts, std::int64_t domains, comm::Transport& gang)
-    : config_(config), layer_(layer), experts_(experts), domains_(domains), gang_(&gang) {
-  const auto add = [&](const BalanceConfig& term) {
-    if (term.method != BalanceMethod::none) terms_.push_back({term, Scope(term.scope, gang)});
+LayerRouter::LayerRouter(LayerRouter&&) noexcept = default;
+LayerRouter::~LayerRouter() = default;
+
+LayerRouter::LayerRouter(const RoutingConfig& config, RouterPlace place, comm::Transport& gang)
+    : config_(config), place_(std::move(place)), gang_(&gang) {
+  config_.layers.clear();
+  selection_ = make_selection({config_, config_.balance, place_});
+  if (const RoutingConfig greedy = config_.in_evaluation(); greedy.select != config_.select)
+    greedy_selection_ = make_selection({greedy, greedy.balance, place_});
+  const auto add = [&](const BalanceConfig& term, Part* part, std::unique_ptr<BalanceMethod> method) {
+    Term made{term, Scope(term.scope, gang), part != nullptr ? part : method.get(), std::move(method), {}, {}, {}};
+    if (term.scope == ScopeKind::history && made.part->has_sums()) {
+      made.history = at::zeros({place_.experts + 1}, at::kDouble);
+      made.step = at::zeros({1, place_.experts + 1}, at::kDouble);
+    }
+    terms_.push_back(std::move(made));
   };
-  add(config.balance);
-  for (const auto& term : config.balance.also) add(term);
-  for (std::size_t i = 0; i < terms_.size(); ++i)
-    if (terms_[i].config.method == BalanceMethod::expert_bias) bias_term_ = i;
-  if (bias_term_) {
-    bias_ = at::zeros({experts}, at::kDouble);
-    bias_step_ = at::zeros({experts + 1}, at::kDouble);
+  add(config_.balance, selection_.get(), nullptr);
+  for (const BalanceConfig& term : config_.terms()) add(term, nullptr, make_balance_method({config_, term, place_}));
+  if (config_.regularise.batch_entropy > 0 || is_scheduled(config_, "regularise.batch_entropy")) {
+    BalanceConfig term;
+    term.scope = config_.regularise.scope;
+    add(term, nullptr, make_batch_entropy());
   }
+  begin_step(0);
 }
+
+void LayerRouter::begin_step(std::int64_t step) {
+  step_ = step;
+  now_ = config_.at_step(step);
+  greedy_ = now_.in_evaluation();
+  const auto terms = now_.terms();
+  for (std::size_t i = 0; i < terms_.size(); ++i)
+    terms_[i].part->begin_step(now_, i == 0 ? now_.balance : i <= terms.size() ? terms[i - 1] : terms_[i].config, step);
+  if (greedy_selection_) greedy_selection_->begin_step(greedy_, greedy_.balance, step);
+}
+
+bool LayerRouter::balances_units(Mode mode) const { return mode != Mode::greedy || config_.evaluation.balancing; }
 
 bool LayerRouter::needs_whole_step(Mode mode) const {
-  // No method here chooses by its unit's other tokens: only the statistics of a training step can span passes.
-  return mode == Mode::train && std::ranges::any_of(terms_, [](const Term& term) { return term.scope.spans_passes(); });
+  if (mode == Mode::train && std::ranges::any_of(terms_, [](const Term& term) { return term.spans_passes(); })) return true;
+  if (balances_units(mode) && std::ranges::any_of(terms_, [](const Term& term) {
+        return term.method != nullptr && term.method->chooses_from_unit() && term.scope.spans_passes();
+      }))
+    return true;
+  const Selection& selection = mode == Mode::greedy && greedy_selection_ ? *greedy_selection_ : *selection_;
+  if (selection.needs_unit(mode) && terms_.front().scope.spans_passes()) return true;
+  const RoutingConfig& config = mode == Mode::greedy ? greedy_ : now_;
+  return config.capacity.factor && config.select != "expert_choice" && Scope(config.capacity.scope, *gang_).spans_passes();
 }
 
-at::Tensor LayerRouter::choose(const Scores& scores) const {
-  const TokenLayout& tokens = *scores.tokens;
-  const at::Tensor& logits = scores.logits;
-  switch (config_.select) {
-    case Select::top_k:
-      // Without a bias logits and scores have one order, and logits tell apart what a saturated score cannot.
-      return top_k_indices(bias_.defined() ? scores_of(logits, config_.score) + bias_.to(logits.scalar_type()) : logits, config_.top_k);
-    case Select::random: return random_experts(tokens, layer_, experts_, config_.top_k);
-    case Select::reference: break;
+bool LayerRouter::causal(Mode mode) const {
+  if (mode == Mode::greedy ? sees_future_greedily(config_) : sees_future(config_, step_)) return false;
+  const Selection& selection = mode == Mode::greedy && greedy_selection_ ? *greedy_selection_ : *selection_;
+  if (selection.needs_unit(mode) || !selection.causal(mode)) return false;
+  return std::ranges::all_of(terms_, [&](const Term& term) {
+    return term.part->causal(mode) && (term.method == nullptr || !term.method->chooses_from_unit() || !balances_units(mode));
+  });
+}
+
+bool LayerRouter::readings_differ() const {
+  const auto& evaluation = config_.evaluation;
+  if (evaluation.select != "same" || evaluation.top_k || evaluation.temperature || evaluation.capacity_factor != config_.capacity.factor) return true;
+  if (selection_->needs_unit(Mode::evaluate)) return true;
+  return !evaluation.balancing &&
+         std::ranges::any_of(terms_, [](const Term& term) { return term.method != nullptr && term.method->chooses_from_unit(); });
+}
+
+PassView LayerRouter::view(const Scores& scores, Mode mode) const {
+  PassView pass;
+  pass.scores = &scores;
+  pass.config = mode == Mode::greedy ? &greedy_ : &now_;
+  pass.place = &place_;
+  pass.mode = mode;
+  pass.logits = scores.logits;
+  const RoutingConfig& config = *pass.config;
+  pass.gate = pass.choice = config.temperature == 1.0 ? scores.logits : scores.logits / config.temperature;
+  if (mode != Mode::train || (config.perturb != Perturb::gaussian && config.perturb != Perturb::gumbel)) return pass;
+  const TokenLayout places = decision_layout(*scores.tokens, config.granularity, config.pool);
+  const at::ScalarType type = scores.logits.scalar_type();
+  if (config.perturb == Perturb::gumbel) {
+    pass.choice = pass.choice + gumbel_noise(places, place_.layer, place_.experts, type) * config.noise.scale;
+    return pass;
   }
-  // Reference: experts [d E/D, (d + 1) E/D) belong to domain d; with more than k of them the k best by score.
-  const std::int64_t own = experts_ / domains_;
-  const at::Tensor first = per_token(at::tensor(tokens.domain, at::kLong) * own, tokens).view({-1, 1});
-  const at::Tensor allowed = first + at::arange(own, at::kLong);
-  if (own == config_.top_k) return allowed;
-  return allowed.gather(1, top_k_indices(logits.gather(1, allowed), config_.top_k));
+  pass.noise_deviation = config.noise.learned ? (at::softplus(scores.noise_logits) + 1e-2) * config.noise.scale
+                                              : at::full({}, config.noise.scale, scores.logits.options());
+  pass.gate = pass.choice = pass.choice + gaussian_noise(places, place_.layer, place_.experts, type) * pass.noise_deviation;
+  if (config.noise.scale == 0) pass.noise_deviation = at::Tensor();
+  return pass;
+}
+
+std::vector<Slots> LayerRouter::choose(std::span<PassView> passes, Mode mode) {
+  const Selection& selection = mode == Mode::greedy && greedy_selection_ ? *greedy_selection_ : *selection_;
+  std::vector<Slots> slots(passes.size());
+  if (passes.empty()) return slots;
+  const RoutingConfig& config = *passes.front().config;
+  if (selection.needs_unit(mode)) {
+    const auto flags = map_choice(terms_.front().scope, passes, [&](const at::Tensor& rows) {
+      return rows.size(0) == 0 ? at::zeros(rows.sizes(), at::kBool) : selection.choose_from_unit(rows, config);
+    });
+    for (std::size_t p = 0; p < passes.size(); ++p) slots[p] = slots_of_flags(flags[p], passes[p].tokens().mask);
+    return slots;
+  }
+  std::vector<at::Tensor> keys(passes.size());
+  for (std::size_t p = 0; p < passes.size(); ++p) keys[p] = passes[p].choice;
+  for (const Term& term : terms_) {
+    if (term.method == nullptr) continue;
+    if (term.method->chooses_from_unit()) {
+      if (!balances_units(mode)) continue;
+      keys = map_choice(term.scope, passes, [&](const at::Tensor& rows) { return rows.size(0) == 0 ? rows : term.method->unit_keys(rows, config); });
+      continue;
+    }
+    for (std::size_t p = 0; p < passes.size(); ++p)
+      if (const at::Tensor moved = term.method->keys(passes[p]); moved.defined()) keys[p] = moved;
+  }
+  for (std::size_t p = 0; p < passes.size(); ++p) {
+    slots[p] = selection.choose(passes[p], keys[p]);
+    passes[p].plain_top_k = config.select == "top_k" && keys[p].is_same(passes[p].choice);
+  }
+  return slots;
+}
+
+void LayerRouter::drop(std::span<PassView> passes, Mode mode) const {
+  if (passes.empty()) return;
+  const RoutingConfig& config = *passes.front().config;
+  if (!config.capacity.factor || config.select == "expert_choice") return;
+  const Scope scope(config.capacity.scope, *gang_);
+  std::vector<const TokenLayout*> layouts;
+  std::vector<at::Tensor> rows, sequences;
+  for (const PassView& pass : passes) {
+    const TokenLayout& tokens = pass.tokens();
+    at::Tensor priority;
+    if (config.capacity.policy == CapacityPolicy::random) priority = capacity_priorities(tokens, place_.layer, pass.slots);
+    else priority = apply(*pass.scores, {pass.slots, {}, {}}, mode).weight.to(at::kDouble);
+    // A row for each counting token, that units know how many there are, and behind it its slots: expert (-1), place among its choices, priority.
+    const at::Tensor sequence = tokens.sequence_of_token(), mask = tokens.mask.defined() ? tokens.mask.contiguous() : tokens.mask;
+    const bool* counts = mask.defined() ? mask.const_data_ptr<bool>() : nullptr;
+    const at::Tensor offsets = pass.slots.offsets.contiguous(), experts = pass.slots.expert.contiguous();
+    priority = priority.contiguous();
+    const auto* begin = offsets.const_data_ptr<std::int64_t>();
+    const auto* expert = experts.const_data_ptr<std::int64_t>();
+    const auto* weight = priority.const_data_ptr<double>();
+    const auto* of = sequence.const_data_ptr<std::int64_t>();
+    std::vector<double> values;
+    std::vector<std::int64_t> owner;
+    values.reserve(static_cast<std::size_t>(3 * (tokens.tokens() + experts.numel())));
+    for (std::int64_t t = 0; t < tokens.tokens(); ++t) {
+      if (counts != nullptr && !counts[t]) continue;
+      values.insert(values.end(), {-1.0, 0.0, 0.0});
+      owner.push_back(of[t]);
+      for (std::int64_t s = begin[t]; s < begin[t + 1]; ++s) {
+        values.insert(values.end(), {static_cast<double>(expert[s]), static_cast<double>(s - begin[t]), weight[s]});
+        owner.push_back(of[t]);
+      }
+    }
+    layouts.push_back(&tokens);
+    rows.push_back(at::tensor(values, at::kDouble).view({-1, 3}));
+    sequences.push_back(at::tensor(owner, at::kLong));
+  }
+  const auto kept = scope.map_units(layouts, rows, sequences, [&](const at::Tensor& unit) {
+    const at::Tensor all = unit.contiguous();
+    const auto* value = all.const_data_ptr<double>();
+    std::vector<CapacityRow> slots;
+    std::int64_t token = -1;
+    for (std::int64_t r = 0; r < all.size(0); ++r, value += 3) {
+      if (value[0] < 0) ++token;
+      else slots.push_back({token, static_cast<std::int64_t>(value[0]), static_cast<std::int64_t>(value[1]), value[2]});
+    }
+    const auto most = capacity_of(token + 1, config.top_k, place_.experts, *config.capacity.factor);
+    const auto dropped = dropped_over_capacity(slots, place_.experts, most, config.capacity.policy);
+    at::Tensor flags = at::zeros({all.size(0), 1}, at::kBool);
+    auto* flag = flags.mutable_data_ptr<bool>();
+    std::size_t next = 0;
+    value = all.const_data_ptr<double>();
+    for (std::int64_t r = 0; r < all.size(0); ++r, value += 3)
+      if (value[0] >= 0) flag[r] = dropped[next++];
+    return flags;
+  });
+  for (std::size_t p = 0; p < passes.size(); ++p) passes[p].slots.dropped = kept[p].view({-1}).masked_select(rows[p].select(1, 0) >= 0).contiguous();
+}
+
+std::vector<UnitStatistics> LayerRouter::statistics(Term& term, std::span<const PassView> passes) {
+  std::vector<UnitStatistics> statistics(passes.size());
+  for (std::size_t p = 0; p < passes.size(); ++p) statistics[p].unit = term.scope.unit_of_sequence(passes[p].tokens());
+  if (term.part->observes_units())
+    map_choice(term.scope, passes, [&](const at::Tensor& rows) {
+      if (term.scope.speaks()) term.part->observe_unit(rows);
+      return at::Tensor();
+    });
+  if (!term.part->has_sums()) return statistics;
+
+  // The last column counts tokens.
+  std::vector<at::Tensor> sums;
+  for (std::size_t p = 0; p < passes.size(); ++p) {
+    const TokenLayout& tokens = passes[p].tokens();
+    const std::int64_t units = term.scope.units(tokens);
+    const at::Tensor unit = tokens.spread(statistics[p].unit);
+    const at::Tensor counted = sums_of_features(at::ones({tokens.tokens(), 1}, at::kDouble), tokens, unit, units);
+    sums.push_back(at::cat({term.part->sums(passes[p], unit, units), counted}, 1));
+  }
+  if (sums.empty()) return statistics;
+  const std::int64_t columns = sums.front().size(1) - 1;
+  if (term.config.scope == ScopeKind::history) {
+    MOESWEEP_ASSERT(columns == place_.experts, "scope history keeps one number for each expert");
+    for (const at::Tensor& sum : sums) term.step += sum.sum(0, true);
+  }
+  const bool from_history = term.config.scope == ScopeKind::history && term.steps() > 0;
+  std::vector<at::Tensor> totals;
+  if (from_history) {
+    const at::Tensor row = at::cat({term.history.narrow(0, 0, columns), at::ones({1}, at::kDouble)}).view({1, -1});
+    totals.assign(passes.size(), row);
+  } else {
+    totals = term.scope.totals(std::move(sums));
+  }
+  for (std::size_t p = 0; p < passes.size(); ++p) {
+    statistics[p].own_tokens = totals[p].select(1, columns).clone();
+    if (term.config.scope == ScopeKind::running) {
+      if (!term.running.defined()) term.running = at::zeros({1, columns + 1}, at::kDouble);
+      if (totals[p].size(0) > 0) {
+        totals[p] = totals[p].cumsum(0) + term.running;
+        term.running = totals[p].narrow(0, totals[p].size(0) - 1, 1).clone();
+      }
+    }
+    statistics[p].totals = totals[p].narrow(1, 0, columns);
+    statistics[p].tokens = totals[p].select(1, columns);
+  }
+  // A unit that spans passes is the same in each of them.
+  if (term.scope.speaks())
+    for (std::size_t p = 0; p < (term.scope.spans_passes() ? std::size_t{1} : passes.size()); ++p) term.part->observe(statistics[p]);
+  return statistics;
 }
 
 std::vector<Decision> LayerRouter::decide(std::span<const Scores> passes, Mode mode) {
   const at::NoGradGuard no_gradient;
+  std::vector<PassView> views;
+  for (const Scores& scores : passes) views.push_back(view(scores, mode));
+  auto slots = choose(views, mode);
+  for (std::size_t p = 0; p < views.size(); ++p) views[p].slots = std::move(slots[p]);
+  drop(views, mode);
+
   std::vector<Decision> decisions(passes.size());
   const Scope micro_batches(ScopeKind::micro_batch, *gang_);
   for (std::size_t p = 0; p < passes.size(); ++p) {
     const TokenLayout& tokens = *passes[p].tokens;
-    decisions[p].slots = slots_of(choose(passes[p]));
-    decisions[p].counts = count_slots(decisions[p].slots, per_token(micro_batches.unit_of_sequence(tokens), tokens), micro_batches.units(tokens),
-                                      experts_, tokens.mask);
+    decisions[p].slots = views[p].slots;
+    decisions[p].counts =
+        count_slots(views[p].slots, tokens.spread(micro_batches.unit_of_sequence(tokens)), micro_batches.units(tokens), place_.experts, tokens.mask);
   }
   if (mode != Mode::train) return decisions;
-
-  for (const Term& term : terms_) {
-    const bool is_bias = term.config.method == BalanceMethod::expert_bias;
-    std::vector<at::Tensor> counts;
-    for (std::size_t p = 0; p < passes.size(); ++p) {
-      const TokenLayout& tokens = *passes[p].tokens;
-      decisions[p].terms.push_back({{}, term.scope.unit_of_sequence(tokens)});
-      // The loss counts the plain top-k, the bias what was chosen with it.
-      const bool plain = !is_bias && bias_.defined();
-      counts.push_back(count_slots(plain ? slots_of(top_k_indices(passes[p].logits, config_.top_k)) : decisions[p].slots,
-                                   per_token(decisions[p].terms.back().unit, tokens), term.scope.units(tokens), experts_, tokens.mask));
-    }
-    const auto totals = term.scope.totals(std::move(counts));
-    if (!is_bias) {
-      for (std::size_t p = 0; p < passes.size(); ++p) decisions[p].terms.back().load = load_shares(totals[p]);
-      continue;
-    }
-    // A unit that spans passes and ranks is the same everywhere and counts once; others add up over passes, and over ranks in end_step.
-    const std::size_t seen = term.scope.spans_passes() ? std::min<std::size_t>(1, totals.size()) : totals.size();
-    for (std::size_t p = 0; p < seen; ++p) bias_step_ += bias_steps(totals[p], term.config.rule);
+  for (Term& term : terms_) {
+    auto units = statistics(term, views);
+    for (std::size_t p = 0; p < passes.size(); ++p) decisions[p].terms.push_back(std::move(units[p]));
   }
   return decisions;
 }
 
-Assignment LayerRouter::apply(const Scores& scores, const Decision& decision) const {
+Assignment LayerRouter::apply(const Scores& scores, const Decision& decision, Mode mode) const {
+  const Selection& selection = mode == Mode::greedy && greedy_selection_ ? *greedy_selection_ : *selection_;
   const TokenLayout& tokens = *scores.tokens;
-  const at::Tensor expert = decision.slots.by_token();
+  PassView pass = view(scores, mode);
+  pass.slots = decision.slots;
   Assignment assignment;
   assignment.slots = decision.slots;
-  at::Tensor weight;
-  if (config_.select == Select::reference && config_.reference_weights == ReferenceWeights::uniform)
-    weight = at::full(expert.sizes(), config_.weight_scale / static_cast<double>(expert.size(1)), scores.logits.options());
-  else weight = gate_weights(scores.logits, expert, config_.select == Select::top_k ? config_.score : Score::softmax_selected, config_.weight_scale);
-  assignment.weight = weight.reshape({weight.numel()});
+  assignment.weight = selection.weights(pass);
+  if (!assignment.weight.defined()) {
+    const bool normalise = pass.config->score == Score::softmax_selected ||
+                           std::ranges::all_of(terms_, [](const Term& term) { return term.method == nullptr || term.method->normalises_weights(); });
+    assignment.weight = gate_weights(pass.gate, pass.slots, pass.config->score, pass.config->weight_scale, normalise);
+  }
   if (decision.terms.size() != terms_.size()) return assignment;  // an evaluation: no losses
 
-  at::Tensor probabilities;
+  std::vector<std::string> taken;
   for (std::size_t i = 0; i < terms_.size(); ++i) {
-    if (terms_[i].config.method != BalanceMethod::aux_loss) continue;
-    if (!probabilities.defined()) probabilities = probabilities_of(scores.logits, config_.score);
-    const UnitStatistics& units = decision.terms[i];
-    const at::Tensor loss =
-        aux_loss(probabilities, units.load, per_token(units.unit, tokens), tokens.mask, tokens.step_tokens) * terms_[i].config.weight;
-    auto [place, fresh] = assignment.losses.try_emplace("balance", loss);
-    if (!fresh) place->second = place->second + loss;
+    if (terms_[i].part->loss_name().empty()) continue;
+    taken.push_back(fresh(terms_[i].part->loss_name(), taken));
+    if (const at::Tensor loss = terms_[i].part->loss(pass, decision.terms[i]); loss.defined()) assignment.losses[taken.back()] = loss;
+    for (auto& pooled : terms_[i].part->pooled(pass, decision.terms[i])) {
+      pooled.loss = taken.back();
+      assignment.pooled.push_back(std::move(pooled));
+    }
   }
-  if (config_.z_loss_weight > 0) assignment.losses["z"] = z_loss(scores.logits, tokens.mask, tokens.step_tokens) * config_.z_loss_weight;
+  const RoutingConfig& config = *pass.config;
+  if (config.z_loss_weight > 0) assignment.losses["z_loss"] = z_loss(scores.logits, tokens.mask, tokens.step_tokens) * config.z_loss_weight;
+  if (config.regularise.token_entropy > 0)
+    assignment.losses["token_entropy"] = token_entropy(pass.probabilities(), tokens.mask, tokens.step_tokens) * config.regularise.token_entropy;
+  if (config.regularise.score_variance > 0)
+    assignment.losses["score_variance"] =
+        score_variance(scores_of(scores.logits, config.score), tokens.mask, tokens.step_tokens) * config.regularise.score_variance;
   return assignment;
 }
 
+std::vector<std::string> LayerRouter::loss_names() const {
+  std::vector<std::string> names;
+  for (const Term& term : terms_)
+    if (const std::string name = term.part->loss_name(); !name.empty()) names.push_back(fresh(name, names));
+  const auto add = [&](const char* name, const char* key, double weight) {
+    if (weight > 0 || is_scheduled(config_, key)) names.emplace_back(name);
+  };
+  add("z_loss", "z_loss_weight", config_.z_loss_weight);
+  add("token_entropy", "regularise.token_entropy", config_.regularise.token_entropy);
+  add("score_variance", "regularise.score_variance", config_.regularise.score_variance);
+  add("router_orthogonality", "regularise.router_orthogonality", config_.regularise.router_orthogonality);
+  add("output_orthogonality", "regularise.output_orthogonality", config_.regularise.output_orthogonality);
+  add("expert_router_coupling", "regularise.expert_router_coupling", config_.regularise.expert_router_coupling);
+  return names;
+}
+
 void LayerRouter::end_step() {
-  if (!bias_term_) return;
-  const Term& term = terms_[*bias_term_];
-  if (!term.scope.spans_ranks())
-    gang_->all_reduce_sum(bias_step_.data_ptr(), static_cast<std::size_t>(bias_step_.numel()), DType::f64, "expert bias");
-  const double units = bias_step_[experts_].item<double>();
-  if (units > 0) bias_ += bias_step_.narrow(0, 0, experts_) * (term.config.rate / units);
-  if (term.config.mean_centred) bias_ -= bias_.mean();
-  bias_step_.zero_();
+  for (Term& term : terms_) {
+    term.part->end_step(*gang_);
+    term.running = at::Tensor();
+    if (!term.history.defined()) continue;
+    gang_->all_reduce_sum(term.step.data_ptr(), static_cast<std::size_t>(term.step.numel()), DType::f64, "load history");
+    const std::int64_t columns = term.history.numel() - 1;
+    if (const double tokens = term.step[0][columns].item<double>(); tokens > 0) {
+      const at::Tensor mean = term.step[0].narrow(0, 0, columns) / tokens;
+      at::Tensor kept = term.history.narrow(0, 0, columns);
+      if (term.steps() == 0) kept.copy_(mean);
+      else kept.mul_(term.config.history_decay).add_(mean * (1.0 - term.config.history_decay));
+      term.history[columns] += 1;
+    }
+    term.step.zero_();
+  }
 }
 
 std::vector<std::pair<std::string, at::Tensor>> LayerRouter::state() {
-  if (!bias_.defined()) return {};
-  return {{"bias", bias_}};
+  std::vector<std::pair<std::string, at::Tensor>> all;
+  std::vector<std::string> taken;
+  for (Term& term : terms_) {
+    auto own = term.part->state();
+    if (term.history.defined()) own.emplace_back("history", term.history);
+    for (auto& [name, tensor] : own) {
+      taken.push_back(fresh(name, taken));
+      all.emplace_back(taken.back(), tensor);
+    }
+  }
+  return all;
 }
 
 }  // namespace moesweep::routing

@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <functional>
 #include <limits>
+#include <map>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -26,7 +27,7 @@ namespace moesweep {
 /// Whether a field changes what a trial computes (and so its id), or only how it is carried out.
 enum class Role { identity, execution };
 
-enum class FieldType { boolean, integer, real, text, choice, text_list, section, section_list };
+enum class FieldType { boolean, integer, real, text, choice, text_list, section, section_list, section_map };
 
 /// The names of an enum's values, in order; specialise it beside the enum:
 ///   template <> struct EnumNames<Score> { static constexpr std::array names{"softmax", "sigmoid"}; };
@@ -53,7 +54,7 @@ struct Field {
   bool minimum_excluded = false;
   std::vector<std::string> choices;
 
-  /// Canonical value: null for none, an array for lists; an object for a section, an array of objects for a section list.
+  /// Canonical value: null for none, an array for lists; an object for a section or a section map, an array of objects for a section list.
   std::function<Json()> get;
   /// Stores a scalar or text list of the right type; type and range were checked by the caller (see `check_value`).
   std::function<void(const Json&)> set;
@@ -61,6 +62,8 @@ struct Field {
   std::function<FieldList()> section;
   /// Section lists: makes the list this long (new ones hold defaults) and gives each one's fields.
   std::function<std::vector<FieldList>(std::size_t)> resize;
+  /// Section maps: makes the map hold exactly these names (with defaults) and gives each one's fields, in that order.
+  std::function<std::vector<FieldList>(const std::vector<std::string>&)> rename;
 
   Field& at_least(double value) { return minimum = value, *this; }
   Field& at_most(double value) { return maximum = value, *this; }
@@ -121,6 +124,29 @@ class FieldList {
       Json list = Json::array();
       for (auto& config : configs) list.push_back(fields_of(config).dump());
       return list;
+    };
+    return field;
+  }
+
+  /// Structs by name.
+  template <class Config>
+  Field& add_section_map(std::string name, std::map<std::string, Config>& configs, std::string doc) {
+    Field& field = append(std::move(name), FieldType::section_map, std::move(doc));
+    field.section = [] {  // the fields of one element, for schema and reference only
+      static thread_local Config example;
+      example = Config{};
+      return fields_of(example);
+    };
+    field.rename = [&configs](const std::vector<std::string>& names) {
+      configs.clear();
+      std::vector<FieldList> lists;
+      for (const auto& each : names) lists.push_back(fields_of(configs[each]));
+      return lists;
+    };
+    field.get = [&configs] {
+      Json values = Json::object();
+      for (auto& [each, config] : configs) values[each] = fields_of(config).dump();
+      return values;
     };
     return field;
   }

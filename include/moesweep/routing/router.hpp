@@ -7,6 +7,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -15,73 +16,63 @@
 
 #include "moesweep/comm/transport.hpp"
 #include "moesweep/routing/config.hpp"
+#include "moesweep/routing/parts.hpp"
 #include "moesweep/routing/scope.hpp"
 #include "moesweep/routing/scores.hpp"
+#include "moesweep/routing/strategy.hpp"
 
 namespace moesweep::routing {
 
 class LayerRouter {
  public:
-  /// `gang` must outlive the router. `experts` and `domains` as in the model and the data.
-  LayerRouter(const RoutingConfig& config, std::int64_t layer, std::int64_t experts, std::int64_t domains, comm::Transport& gang);
+  /// `gang` must outlive the router. `config` is the layer's own (`RoutingConfig::of_layer`) and was not refused.
+  LayerRouter(const RoutingConfig& config, RouterPlace place, comm::Transport& gang);
+  LayerRouter(LayerRouter&&) noexcept;
+  ~LayerRouter();
+
+  const RoutingConfig& config() const { return config_; }
+  const RouterPlace& place() const { return place_; }
+  /// The config with the values of its schedules at this step.
+  const RoutingConfig& now() const { return now_; }
+  /// Before each step's, and each evaluation's, first decision: schedules take their values. Steps count from 0.
+  void begin_step(std::int64_t step);
 
   /// True when a statistic or a decision needs all passes of a step (or evaluation batch) at once: several passes must run in two phases.
   bool needs_whole_step(Mode mode) const;
-  /// True when logits up to a position cannot depend on later tokens, in training.
-  bool causal() const { return true; }
-
-  /// True when evaluation has two readings that differ. A bias is persistent state and stays in both.
-  bool readings_differ() const { return false; }
+  /// True when logits up to a position cannot depend on later tokens in this mode, at this step.
+  bool causal(Mode mode) const;
+  /// True when evaluation has two readings that differ.
+  bool readings_differ() const;
 
   /// Collective over the gang where a scope spans ranks: every rank calls with as many passes, empty ones included.
   /// With `Mode::train` the balancing state of the step accumulates (see `end_step`).
   std::vector<Decision> decide(std::span<const Scores> passes, Mode mode);
 
   /// Gate weights and losses of one pass, differentiable in the logits.
-  Assignment apply(const Scores& scores, const Decision& decision) const;
+  Assignment apply(const Scores& scores, const Decision& decision, Mode mode) const;
 
-  /// Collective. Updates persistent state (biases) from what the step's decisions counted; call once after each optimizer step.
+  /// Collective. Updates persistent state (biases, cut-offs, histories) from what the step's decisions counted; call once after each optimizer step.
   void end_step();
 
   /// Persistent state by name, for checkpoints: fp64 tensors that may be written through. Empty when the strategy has none.
   std::vector<std::pair<std::string, at::Tensor>> state();
+  /// The names of the losses that `apply` may give.
+  std::vector<std::string> loss_names() const;
 
  private:
-  struct Term {
-    BalanceConfig config;
-    Scope scope;
-  };
-  at::Tensor choose(const Scores& scores) const;  // [T, k] i64
+  struct Term;
+  PassView view(const Scores& scores, Mode mode) const;
+  bool balances_units(Mode mode) const;
+  std::vector<Slots> choose(std::span<PassView> passes, Mode mode);
+  void drop(std::span<PassView> passes, Mode mode) const;
+  std::vector<UnitStatistics> statistics(Term& term, std::span<const PassView> passes);
 
-  RoutingConfig config_;
-  std::int64_t layer_, experts_, domains_;
+  RoutingConfig config_, now_, greedy_;  ///< greedy_: now_ as the greedy reading has it
+  RouterPlace place_;
+  std::int64_t step_ = 0;
   comm::Transport* gang_;
-  std::vector<Term> terms_;
-  std::optional<std::size_t> bias_term_;  ///< index of the expert_bias term
-  at::Tensor bias_;                       ///< [E] fp64, defined with expert_bias
-  at::Tensor bias_step_;                  ///< [E + 1] fp64: summed steps of the units seen since end_step, and their number
+  std::unique_ptr<Selection> selection_, greedy_selection_;
+  std::vector<Term> terms_;  ///< the selection's own statistics first, where it has any, then the balancing terms
 };
-
-// The parts, as pure functions.
-
-/// s [T, E] of the logits: the scores that selection compares (softmax for softmax_selected too).
-at::Tensor scores_of(const at::Tensor& logits, Score score);
-/// p [T, E]: scores normalised to sum 1 over experts.
-at::Tensor probabilities_of(const at::Tensor& logits, Score score);
-/// Gate weights [T, k] of the chosen experts from unbiased scores, times `scale`.
-at::Tensor gate_weights(const at::Tensor& logits, const at::Tensor& expert, Score score, double scale);
-/// The k largest of each row: [T, k] i64, largest first; ties go to the lowest expert.
-at::Tensor top_k_indices(const at::Tensor& s, std::int64_t k);
-/// k distinct experts per token, uniform, as a function of (seed, step, layer, sequence, position): [T, k] i64.
-at::Tensor random_experts(const TokenLayout& tokens, std::int64_t layer, std::int64_t experts, std::int64_t k);
-/// (token, slot) pairs by group: `group` [T] i64 in [0, groups); masked tokens are left out, dropped slots count. [groups, E] i64.
-at::Tensor count_slots(const Slots& slots, const at::Tensor& group, std::int64_t groups, std::int64_t experts, const at::Tensor& mask);
-/// The weight-free balancing loss E sum_u sum_e f[u, e] sum_{t in u} p[t, e] over the step's tokens (FORMULAS: aux loss); gradient through p only.
-at::Tensor aux_loss(const at::Tensor& probabilities, const at::Tensor& load, const at::Tensor& unit_of_token, const at::Tensor& mask,
-                    std::int64_t step_tokens);
-/// mean over the step's tokens of logsumexp(logits)^2, this pass's share.
-at::Tensor z_loss(const at::Tensor& logits, const at::Tensor& mask, std::int64_t step_tokens);
-/// (max c - mean c) / mean c of each row of counts [..., E], fp64; 0 for a row of zeros.
-at::Tensor max_violation(const at::Tensor& counts);
 
 }  // namespace moesweep::routing

@@ -1,0 +1,95 @@
+// See include/moesweep/routing/recording.hpp.
+#include "moesweep/routing/recording.hpp"
+
+#include <ATen/ATen.h>
+
+#include "moesweep/core/error.hpp"
+
+namespace moesweep::routing {
+
+void Recording::add(const TokenLayout& tokens, std::int64_t layer, const Slots& slots) {
+  const at::Tensor offsets = slots.offsets.contiguous(), experts = slots.expert.contiguous();
+  const auto* begin = offsets.const_data_ptr<std::int64_t>();
+  const auto* expert = experts.const_data_ptr<std::int64_t>();
+  const at::Tensor flags = slots.dropped.defined() ? slots.dropped.contiguous() : at::Tensor();
+  const bool* dropped = flags.defined() ? flags.const_data_ptr<bool>() : nullptr;
+  for (std::int64_t s = 0; s < tokens.sequences; ++s) {
+    Sequence sequence;
+    for (std::int64_t t = tokens.begin_of(s); t < tokens.begin_of(s + 1); ++t) {
+      std::int32_t kept = 0;
+      for (std::int64_t slot = begin[t]; slot < begin[t + 1]; ++slot) {
+        if (dropped != nullptr && dropped[slot]) continue;
+        sequence.expert.push_back(static_cast<std::int32_t>(expert[slot]));
+        ++kept;
+      }
+      sequence.slots.push_back(kept);
+    }
+    sequences_[{tokens.record, layer, tokens.index[static_cast<std::size_t>(s)]}] = std::move(sequence);
+  }
+}
+
+Slots Recording::find(const TokenLayout& tokens, std::int64_t layer) const {
+  std::vector<std::int64_t> token, expert, offsets{0};
+  const at::Tensor mask = tokens.mask.defined() ? tokens.mask.contiguous() : tokens.mask;
+  const bool* counts = mask.defined() ? mask.const_data_ptr<bool>() : nullptr;
+  bool even = counts == nullptr;
+  for (std::int64_t s = 0; s < tokens.sequences; ++s) {
+    const std::int64_t index = tokens.index[static_cast<std::size_t>(s)], first = tokens.begin_of(s), length = tokens.begin_of(s + 1) - first;
+    const auto found = sequences_.find({tokens.record, layer, index});
+    const std::string where =
+        (tokens.record < 0 ? "validation after step " + std::to_string(-1 - tokens.record) : "step " + std::to_string(tokens.record)) + ", layer " +
+        std::to_string(layer) + ", sequence " + std::to_string(index);
+    if (found == sequences_.end())
+      throw Error(ErrorKind::data, "the recorded assignments hold nothing for " + where, "",
+                  "record them by a trial of the same batches with routing.record = true");
+    const Sequence& sequence = found->second;
+    if (static_cast<std::int64_t>(sequence.slots.size()) != length)
+      throw Error(ErrorKind::data, "the recorded assignments have " + std::to_string(sequence.slots.size()) + " tokens for " + where + ", not " +
+                                       std::to_string(length));
+    std::size_t slot = 0;
+    for (std::int64_t t = 0; t < length; ++t) {
+      const std::int32_t count = sequence.slots[static_cast<std::size_t>(t)];
+      even = even && count == sequence.slots.front() && (token.empty() || count == offsets[1]);
+      for (std::int32_t i = 0; i < count; ++i, ++slot) {
+        if (counts != nullptr && !counts[first + t]) continue;
+        token.push_back(first + t);
+        expert.push_back(sequence.expert[slot]);
+      }
+      offsets.push_back(static_cast<std::int64_t>(token.size()));
+    }
+  }
+  Slots slots;
+  slots.token = at::tensor(token, at::kLong);
+  slots.expert = at::tensor(expert, at::kLong);
+  slots.offsets = at::tensor(offsets, at::kLong);
+  slots.fixed_k = even && offsets.size() > 1 ? offsets[1] : 0;
+  return slots;
+}
+
+Recording::Flat Recording::flat() const {
+  Flat flat;
+  for (const auto& [key, sequence] : sequences_) {
+    const auto [record, layer, index] = key;
+    flat.key.insert(flat.key.end(), {record, layer, index, static_cast<std::int64_t>(sequence.slots.size())});
+    flat.slots.insert(flat.slots.end(), sequence.slots.begin(), sequence.slots.end());
+    flat.expert.insert(flat.expert.end(), sequence.expert.begin(), sequence.expert.end());
+  }
+  return flat;
+}
+
+void Recording::take(const Flat& flat) {
+  auto slots = flat.slots.begin();
+  auto expert = flat.expert.begin();
+  for (std::size_t row = 0; row + 3 < flat.key.size(); row += 4) {
+    Sequence sequence;
+    const std::int64_t tokens = flat.key[row + 3];
+    std::int64_t count = 0;
+    if (flat.slots.end() - slots < tokens) throw Error(ErrorKind::corrupt, "recorded assignments: fewer tokens than their keys say");
+    for (std::int64_t t = 0; t < tokens; ++t) sequence.slots.push_back(static_cast<std::int32_t>(*slots)), count += *slots++;
+    if (flat.expert.end() - expert < count) throw Error(ErrorKind::corrupt, "recorded assignments: fewer experts than their tokens say");
+    for (std::int64_t i = 0; i < count; ++i) sequence.expert.push_back(static_cast<std::int32_t>(*expert++));
+    sequences_[{flat.key[row], flat.key[row + 1], flat.key[row + 2]}] = std::move(sequence);
+  }
+}
+
+}  // namespace moesweep::routing
