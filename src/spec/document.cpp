@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <optional>
 
 #include "files.hpp"
 #include "keys.hpp"
@@ -26,8 +27,10 @@ struct Reading {
 
 class Step {
  public:
-  Step(Reading& reading, const fs::path& path, const Mark& mark) : reading_(reading) {
-    const fs::path real = fs::weakly_canonical(path);
+  /// `variant` is the entry that is read of a file that holds several sections.
+  Step(Reading& reading, const fs::path& path, const Mark& mark, const std::string& variant = {}) : reading_(reading) {
+    fs::path real = fs::weakly_canonical(path);
+    if (!variant.empty()) real += ":" + variant;
     if (std::ranges::find(reading.stack, real) != reading.stack.end()) {
       std::string chain;
       for (const fs::path& file : reading.stack) chain += shown(file) + " -> ";
@@ -60,20 +63,42 @@ std::vector<Node> bases_of(const Node& root) {
   return names;
 }
 
+/// An element of a section list or map, whose keys are found among its own fields.
+struct Element {
+  FieldList fields;
+  std::string path;
+};
+
 struct Context {
   fs::path folder;
   const Document* document = nullptr;
   Reading* reading = nullptr;
+  const Element* element = nullptr;
 };
+
+/// The field at a dotted path, or nothing.
+std::optional<Field> field_below(const FieldList& fields, std::string_view path) {
+  const std::size_t dot = path.find('.');
+  const Field* field = fields.find(path.substr(0, dot));
+  if (field == nullptr) return std::nullopt;
+  if (dot == std::string_view::npos) return *field;
+  if (field->type != FieldType::section) return std::nullopt;
+  return field_below(field->section(), path.substr(dot + 1));
+}
 
 Node nested_in(const Node& keys, const std::string& prefix, const Context& context);
 
-/// A file that holds the keys of one section.
+/// A file that holds the keys of one section, or a variant that does.
 Node section_file(const Node& name, const std::string& path, const Context& context) {
-  const fs::path file = find_file(name.text, context.folder, name.mark);
-  const Step step(*context.reading, file, name.mark);
+  const auto [file, variant] = find_section(name.text, context.folder, name.mark);
+  const Step step(*context.reading, file, name.mark, variant);
   Node root = read_map(file);
-  const Context inner{file.parent_path(), nullptr, context.reading};
+  if (!variant.empty()) {
+    Node chosen = *root.find(variant);
+    if (!chosen.is_map()) fail(chosen.mark, fmt::format("{}: expected a mapping of keys but found {}", variant, chosen.in_words()));
+    root = std::move(chosen);
+  }
+  const Context inner{file.parent_path(), nullptr, context.reading, context.element};
   Node section = make_map(name.mark);
   for (const Node& base : bases_of(root)) merge(section, section_file(base, path, inner));
   root.erase("base");
@@ -93,13 +118,47 @@ Node set_choice(const Node& value, const std::string& group, const Document& doc
   return value;
 }
 
+/// The elements of a section list or map with their keys nested and the files that they name read.
+Node elements_in(const Field& field, const Node& value, const std::string& path, const Context& context) {
+  Node result = value;
+  const auto element = [&](Node& item, const std::string& here) {
+    const Element own{field.section(), here};
+    const Context inner{context.folder, nullptr, context.reading, &own};
+    if (item.is_map()) {
+      item = nested_in(item, here, inner);
+    } else if (field.type == FieldType::section_map) {
+      if (!item.is_scalar() || item.text.empty())
+        fail(item.mark, fmt::format("{}: expected a mapping or the name of a file but found {}", here, item.in_words()));
+      item = section_file(item, here, inner);
+    }
+  };
+  if (field.type == FieldType::section_list)
+    for (std::size_t i = 0; i < result.items.size(); ++i) element(result.items[i], fmt::format("{}[{}]", path, i));
+  if (field.type == FieldType::section_map && result.is_map()) {
+    if (context.element != nullptr && !result.entries.empty()) fail(value.mark, fmt::format("{}: what holds for a part is not divided again", path));
+    for (Entry& entry : result.entries) element(entry.value, path + "." + entry.key);
+    result.whole = true;  // one value: it replaces, as a list does
+  }
+  return result;
+}
+
 Node value_in(const Node& value, const std::string& path, const Mark& key_mark, const Context& context) {
   if (context.document != nullptr && context.document->is_group(path)) return set_choice(value, path, *context.document);
-  const Key* key = Keys::instance().find(path);
-  if (key == nullptr) fail_unknown_key(key_mark, path, context.document ? context.document->groups() : std::vector<std::string>{});
-  if (!key->is_section) {
-    (void)convert(key->field, value, path);
-    return value;
+  Field field;
+  if (context.element != nullptr) {
+    const std::string below = path.substr(context.element->path.size() + 1);
+    std::optional<Field> found = field_below(context.element->fields, below);
+    if (!found) fail_unknown_key_in(key_mark, below, context.element->fields, context.element->path);
+    field = *std::move(found);
+  } else {
+    const Key* key = Keys::instance().find(path);
+    if (key == nullptr) fail_unknown_key(key_mark, path, context.document ? context.document->groups() : std::vector<std::string>{});
+    field = key->field;
+  }
+  if (field.type != FieldType::section) {
+    Node checked = holds_sections(field) ? elements_in(field, value, path, context) : value;
+    (void)convert(field, checked, path);
+    return checked;
   }
   if (value.is_map()) return nested_in(value, path, context);
   if (!value.is_scalar() || value.text.empty())

@@ -26,6 +26,7 @@ struct Op {
   int depth = kExplicit;
   Json value;
   Mark mark;
+  std::vector<std::pair<std::string, Mark>> elements = {};  ///< of section lists and maps: where each one was written, by path
 };
 
 /// One value of an axis, compiled.
@@ -44,7 +45,7 @@ struct Axis {
 class Workbench {
  public:
   Workbench() : leaves_(leaves_of(fields_of(config))) {
-    for (std::size_t i = 0; i < leaves_.size(); ++i) identity_defaults_.push_back(leaves_[i].identity_value());
+    for (const Leaf& leaf : leaves_) identity_defaults_.push_back(identity_of(leaf));
   }
   Workbench(const Workbench&) = delete;
   Workbench& operator=(const Workbench&) = delete;
@@ -58,6 +59,11 @@ class Workbench {
     if (field.type == FieldType::section_list) {
       const auto lists = field.resize(value.size());
       for (std::size_t i = 0; i < lists.size(); ++i) load(lists[i], value[i]);
+    } else if (field.type == FieldType::section_map) {
+      std::vector<std::string> names;
+      for (const auto& [name, element] : value.items()) names.push_back(name);
+      const auto lists = field.rename(names);
+      for (std::size_t i = 0; i < lists.size(); ++i) load(lists[i], value.at(names[i]));
     } else {
       field.set(value);
     }
@@ -69,13 +75,20 @@ class Workbench {
     auto& members = differing.get_ref<Json::object_t&>();
     for (std::size_t i = 0; i < leaves_.size(); ++i) {
       if (leaves_[i].field.role == Role::execution) continue;
-      Json value = leaves_[i].identity_value();
+      Json value = identity_of(leaves_[i]);
       if (value != identity_defaults_[i]) members.emplace_back(leaves_[i].path, std::move(value));
     }
     return sha256_hex(canonical(differing)).substr(0, 16);
   }
 
  private:
+  /// As `Leaf::identity_value`, without listing an element's fields where there is no element: most trials have none.
+  static Json identity_of(const Leaf& leaf) {
+    if (holds_sections(leaf.field))
+      if (Json value = leaf.field.get(); value.empty()) return value;
+    return leaf.identity_value();
+  }
+
   std::vector<Leaf> leaves_;
   std::vector<Json> identity_defaults_;
 };
@@ -105,7 +118,12 @@ class Compiler {
     }
     const Key* key = path.empty() ? nullptr : Keys::instance().find(path);
     if (key != nullptr && !key->is_section) {
-      choice.ops.push_back({key->first, depth, convert(key->field, value, path), value.mark});
+      Op op{key->first, depth, convert(key->field, value, path), value.mark};
+      if (key->field.type == FieldType::section_list)
+        for (std::size_t i = 0; i < value.items.size(); ++i) op.elements.emplace_back(fmt::format("{}[{}]", path, i), value.items[i].mark);
+      if (key->field.type == FieldType::section_map)
+        for (const Entry& entry : value.entries) op.elements.emplace_back(path + "." + entry.key, entry.mark);
+      choice.ops.push_back(std::move(op));
       return;
     }
     if (key != nullptr && value.whole) {
@@ -241,6 +259,9 @@ class Expander {
     } while (next());
   }
 
+  /// What the file's own keys give, before any block.
+  const train::TrialConfig& base() const { return base_; }
+
   Sweep result;
 
  private:
@@ -305,10 +326,18 @@ class Expander {
     for (const Op& op : root_.ops) ops.push_back(&op);
     for (const Op* op : assignments()) ops.push_back(op);
     Mark mark = document_.mark;
+    std::optional<Mark> part_mark;
     for (const Op* op : ops) {
       const std::string& path = Keys::instance().leaves()[op->leaf].path;
-      if (names(reason, path)) mark = op->mark;
+      // What is wrong with one part is said as "routing.layers.0-2: why": the rest of the sentence is about that part's own keys.
+      const auto part = std::ranges::find_if(
+          op->elements, [&](const auto& element) { return reason.starts_with(element.first + ":") || reason.starts_with(element.first + "."); });
+      if (part != op->elements.end()) part_mark = part->second;
+      const auto named = std::ranges::find_if(op->elements, [&](const auto& element) { return names(reason, element.first); });
+      if (named != op->elements.end()) mark = named->second;
+      else if (names(reason, path)) mark = op->mark;
     }
+    if (part_mark) mark = *part_mark;
     std::string words;
     each_choice([&](const Choice& choice) {
       if (!choice.words.empty()) words += (words.empty() ? "" : ", ") + choice.words;
@@ -349,13 +378,18 @@ class Expander {
   std::unordered_set<std::string> seen_;
 };
 
+/// Absent values as a file writes them.
+Json with_none(Json value) {
+  if (value.is_null()) return "none";
+  if (value.is_structured())
+    for (Json& inner : value) inner = with_none(std::move(inner));
+  return value;
+}
+
 Json json_of(const Node& value, const std::string& path, const Document& document) {
   if (document.is_group(path)) return value.text;
   const Key* key = path.empty() ? nullptr : Keys::instance().find(path);
-  if (key != nullptr && !key->is_section) {
-    const Json converted = convert(key->field, value, path);
-    return converted.is_null() ? Json("none") : converted;
-  }
+  if (key != nullptr && !key->is_section) return with_none(convert(key->field, value, path));
   Json result = Json::object();
   if (key != nullptr && value.whole) {
     // Written out in full, so that it stays whole when it is read as a mapping.
@@ -363,8 +397,7 @@ Json json_of(const Node& value, const std::string& path, const Document& documen
       const std::vector<std::string> parts = split_path(Keys::instance().leaves()[leaf].path.substr(path.size() + 1));
       Json* at = &result;
       for (const std::string& part : parts) at = &(*at)[part];
-      const Json& value_by_default = Keys::instance().default_value(leaf);
-      *at = value_by_default.is_null() ? Json("none") : value_by_default;
+      *at = with_none(Keys::instance().default_value(leaf));
     }
   }
   for (const Entry& entry : value.entries) {
@@ -403,6 +436,8 @@ Sweep expand(const Document& document) {
   sweep.resolved = resolved_json(document, sweep.name);
   return sweep;
 }
+
+train::TrialConfig config_of(const Document& document) { return Expander(document).base(); }
 
 train::TrialConfig expand_trial(const Document& document) {
   Expander expander(document);

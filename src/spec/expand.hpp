@@ -13,6 +13,9 @@ Sweep expand(const Document& document);
 /// The one config of a trial's file.
 train::TrialConfig expand_trial(const Document& document);
 
+/// The config of the document's own keys, whatever else it holds; combinations are not judged.
+train::TrialConfig config_of(const Document& document);
+
 /// The document as JSON that, read as a sweep file, gives the same trials and needs no other file.
 Json resolved_json(const Document& document, const std::string& name);
 

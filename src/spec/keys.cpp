@@ -131,6 +131,25 @@ const Key* Keys::find(std::string_view path) const {
   return found == keys_.end() ? nullptr : &found->second;
 }
 
+namespace {
+
+Json section_of(const FieldList& fields, const Node& node, const std::string& path, const std::string& element) {
+  Json value = Json::object();
+  for (const Entry& entry : node.entries) {
+    const Field* inner = fields.find(entry.key);
+    if (inner == nullptr) fail_unknown_key_in(entry.mark, entry.key, fields, element);
+    value[entry.key] = convert(*inner, entry.value, path + "." + entry.key);
+  }
+  return value;
+}
+
+Json element_of(const Field& field, const Node& node, const std::string& path) {
+  if (!node.is_map()) fail(node.mark, fmt::format("{}: expected a mapping but found {}", path, node.in_words()));
+  return section_of(field.section(), node, path, path);
+}
+
+}  // namespace
+
 Json convert(const Field& field, const Node& node, const std::string& path) {
   if (field.may_be_none && node.is_scalar() && node.text == "none") return nullptr;  // quoted too: JSON knows no other text
   Json value;
@@ -144,29 +163,36 @@ Json convert(const Field& field, const Node& node, const std::string& path) {
     }
     return value;
   }
+  if (field.type == FieldType::section) {
+    if (!node.is_map()) fail_value(field, node, path);
+    return section_of(field.section(), node, path, path);
+  }
   if (field.type == FieldType::section_list) {
     if (!node.is_list()) fail_value(field, node, path);
     value = Json::array();
-    const FieldList fields = field.section();
-    std::vector<std::string> names;
-    for (const Field& inner : fields.fields()) names.push_back(inner.name);
     for (std::size_t i = 0; i < node.items.size(); ++i) {
-      const Node& item = node.items[i];
       const std::string here = fmt::format("{}[{}]", path, i);
-      if (!item.is_map()) fail(item.mark, fmt::format("{}: expected a mapping but found {}", here, item.in_words()));
-      Json element = Json::object();
-      for (const Entry& entry : item.entries) {
-        const Field* inner = fields.find(entry.key);
-        if (inner == nullptr) fail(entry.mark, fmt::format("unknown key '{}' in {}{}", entry.key, here, did_you_mean(entry.key, names)));
-        element[entry.key] = convert(*inner, entry.value, here + "." + entry.key);
-      }
-      value.push_back(std::move(element));
+      value.push_back(element_of(field, node.items[i], here));
     }
+    return value;
+  }
+  if (field.type == FieldType::section_map) {
+    if (!node.is_map()) fail_value(field, node, path);
+    value = Json::object();
+    for (const Entry& entry : node.entries) value[entry.key] = element_of(field, entry.value, path + "." + entry.key);
     return value;
   }
   value = scalar_of(field, node, path);
   if (value.is_null() || !check_value(field, value).empty()) fail_value(field, node, path);
   return value;
+}
+
+bool holds_sections(const Field& field) { return field.type == FieldType::section_list || field.type == FieldType::section_map; }
+
+std::vector<std::string> names_of(const FieldList& fields) {
+  std::vector<std::string> names;
+  for (const Field& field : fields.fields()) names.push_back(field.name);
+  return names;
 }
 
 std::string did_you_mean(std::string_view word, std::span<const std::string> candidates) {
@@ -177,7 +203,27 @@ std::string did_you_mean(std::string_view word, std::span<const std::string> can
   return best == nullptr ? "" : fmt::format(": did you mean '{}'?", *best);
 }
 
+void fail_unknown_key_in(const Mark& mark, const std::string& path, const FieldList& fields, const std::string& element) {
+  std::vector<std::string> paths;
+  const auto collect = [&](const auto& self, const FieldList& list, const std::string& prefix) -> void {
+    for (const Field& field : list.fields()) {
+      paths.push_back(prefix + field.name);
+      if (field.type == FieldType::section) self(self, field.section(), paths.back() + ".");
+    }
+  };
+  collect(collect, fields, "");
+  std::string near = did_you_mean(path, paths);
+  const auto same_name = std::ranges::find_if(paths, [&](const std::string& known) { return known.ends_with("." + path); });
+  if (near.empty() && same_name != paths.end()) near = fmt::format(": did you mean '{}'?", *same_name);
+  fail(mark, fmt::format("unknown key '{}' in {}{}", path, element, near));
+}
+
 void fail_unknown_key(const Mark& mark, const std::string& path, std::span<const std::string> further) {
+  for (std::size_t end = path.find_last_of(".["); end != std::string::npos && end > 0; end = path.find_last_of(".[", end - 1))
+    if (const Key* key = Keys::instance().find(path.substr(0, end)); key != nullptr && holds_sections(key->field))
+      fail(mark, fmt::format("'{}' is no key of its own: {} is one value", path, key->path),
+           fmt::format("give all of it: {}={}", key->path,
+                       key->field.type == FieldType::section_list ? "[{...}, {...}]" : "{" + path.substr(key->path.size() + 1) + ": {...}}"));
   std::vector<std::string> candidates = Keys::instance().paths();
   candidates.insert(candidates.end(), further.begin(), further.end());
   // Brothers first: the nearest name in the same section; then the same name in another section; then the nearest path of all.

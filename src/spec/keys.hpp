@@ -44,13 +44,22 @@ class Keys {
   void collect(const FieldList& fields, const std::string& prefix);
 };
 
-/// The node as a value of the field; a `config` error at the node's mark names `path` when type, range or choices forbid it.
+/// The node as a value of the field; a `config` error at the node's mark names `path` when type, range or choices forbid it. Elements of section
+/// lists and maps become objects of the keys that they give, nested as the sections are; the node must be so already (`nested`).
 Json convert(const Field& field, const Node& node, const std::string& path);
+
+/// Whether a field's elements are structs: a list or a mapping of sections.
+bool holds_sections(const Field& field);
+
+/// The names of the fields, sections included.
+std::vector<std::string> names_of(const FieldList& fields);
 
 /// `: did you mean 'X'?` with the nearest candidate, or nothing when none is near.
 std::string did_you_mean(std::string_view word, std::span<const std::string> candidates);
 
 [[noreturn]] void fail_unknown_key(const Mark& mark, const std::string& path, std::span<const std::string> further = {});
+/// The same inside an element of a section list or map: `path` is the key's place in the element, `element` the element's in the trial.
+[[noreturn]] void fail_unknown_key_in(const Mark& mark, const std::string& path, const FieldList& fields, const std::string& element);
 
 std::vector<std::string> split_path(std::string_view path);
 

@@ -171,8 +171,9 @@ class Parser {
       candidates.insert(candidates.end(), groups_.begin(), groups_.end());
       fail_at(token, fmt::format("'{}' is not a key{}", token.text, did_you_mean(token.text, candidates)));
     }
-    if (subject->field != nullptr && (subject->field->type == FieldType::text_list || subject->field->type == FieldType::section_list))
-      fail_at(token, fmt::format("{} is a list and has no comparison", subject->path));
+    if (subject->field != nullptr && (subject->field->type == FieldType::text_list || holds_sections(*subject->field)))
+      fail_at(token,
+              fmt::format("{} is a {} and has no comparison", subject->path, subject->field->type == FieldType::section_map ? "mapping" : "list"));
     const bool negated = accept("not");
     if (accept("in")) return membership(*subject, negated);
     if (negated) fail_at(peek(), fmt::format("expected 'in' but found {}", found()));
@@ -189,7 +190,8 @@ class Parser {
     if (ordered && !is_number(*subject)) fail_at(tokens_[next_ - 1], fmt::format("{} has no order: use == or !=", subject->path));
     Term right;
     if (const std::optional<Subject> other = subject_of(peek())) {
-      if (is_number(*other) != is_number(*subject)) fail_at(peek(), fmt::format("{} and {} cannot be compared", subject->path, other->path));
+      if (is_number(*other) != is_number(*subject) || (other->field != nullptr && holds_sections(*other->field)))
+        fail_at(peek(), fmt::format("{} and {} cannot be compared", subject->path, other->path));
       take();
       right = other->term;
     } else {

@@ -10,17 +10,27 @@ namespace moesweep::spec {
 
 namespace {
 
-Json schema_of(const Field& field);
+/// The sections around a field, outermost first: path and the names of the keys in it.
+using Around = std::vector<std::pair<std::string, std::vector<std::string>>>;
 
-Json properties_of(const FieldList& fields) {
+Json schema_of(const Field& field, const std::string& path, const Around& around);
+
+Json object_of(const FieldList& fields, const std::string& path, const Around& around) {
+  Around inside = around;
+  inside.emplace_back(path, names_of(fields));
   Json properties = Json::object();
-  for (const Field& field : fields.fields()) properties[field.name] = schema_of(field);
-  return properties;
+  for (const Field& field : fields.fields()) properties[field.name] = schema_of(field, path.empty() ? field.name : path + "." + field.name, inside);
+  return {{"type", "object"}, {"additionalProperties", false}, {"properties", properties}};
 }
 
-Json object_of(const FieldList& fields) { return {{"type", "object"}, {"additionalProperties", false}, {"properties", properties_of(fields)}}; }
+/// A section as a value: a mapping, or a file. An element that is a section around it (a range of layers is a routing again) is that one's.
+Json section_schema(const FieldList& fields, const std::string& path, const Around& around) {
+  for (const auto& [section, names] : around)
+    if (names == names_of(fields)) return {{"$ref", "#/$defs/keys/" + section}};
+  return {{"anyOf", Json::array({object_of(fields, path, around), {{"$ref", "#/$defs/file"}}})}};
+}
 
-Json schema_of(const Field& field) {
+Json schema_of(const Field& field, const std::string& path, const Around& around) {
   Json schema = Json::object();
   switch (field.type) {
     case FieldType::boolean: schema["type"] = "boolean"; break;
@@ -29,15 +39,15 @@ Json schema_of(const Field& field) {
     case FieldType::text: schema["type"] = "string"; break;
     case FieldType::choice: schema["enum"] = field.choices; break;
     case FieldType::text_list: schema = {{"type", "array"}, {"items", {{"type", "string"}}}}; break;
-    case FieldType::section: schema["anyOf"] = Json::array({object_of(field.section()), {{"$ref", "#/$defs/file"}}}); break;
-    case FieldType::section_list: schema = {{"type", "array"}, {"items", object_of(field.section())}}; break;
+    case FieldType::section: schema = section_schema(field.section(), path, around); break;
+    case FieldType::section_list: schema = {{"type", "array"}, {"items", object_of(field.section(), path, around)}}; break;
+    case FieldType::section_map: schema = {{"type", "object"}, {"additionalProperties", section_schema(field.section(), path, around)}}; break;
   }
   if (field.minimum > -std::numeric_limits<double>::infinity()) schema[field.minimum_excluded ? "exclusiveMinimum" : "minimum"] = field.minimum;
   if (field.maximum < std::numeric_limits<double>::infinity()) schema["maximum"] = field.maximum;
   if (field.may_be_none) schema = {{"anyOf", Json::array({schema, {{"const", "none"}}})}};
   schema["description"] = field.doc + (field.unit.empty() ? "" : " [" + field.unit + "]");
-  if (field.type != FieldType::section && field.type != FieldType::section_list)
-    schema["default"] = field.get().is_null() ? Json("none") : field.get();
+  if (field.type != FieldType::section && !holds_sections(field)) schema["default"] = field.get().is_null() ? Json("none") : field.get();
   return schema;
 }
 
@@ -52,11 +62,13 @@ void dotted(const FieldList& fields, const std::string& prefix, Json& properties
   }
 }
 
-void definitions(const FieldList& fields, const std::string& prefix, Json& result) {
+void definitions(const FieldList& fields, const std::string& prefix, const Around& around, Json& result) {
+  Around inside = around;
+  if (!prefix.empty()) inside.emplace_back(prefix, names_of(fields));
   for (const Field& field : fields.fields()) {
     const std::string path = prefix.empty() ? field.name : prefix + "." + field.name;
-    result[path] = schema_of(field);
-    if (field.type == FieldType::section) definitions(field.section(), path, result);
+    result[path] = schema_of(field, path, inside);
+    if (field.type == FieldType::section) definitions(field.section(), path, inside, result);
   }
 }
 
@@ -70,7 +82,8 @@ std::string default_in_words(const Field& field) {
 void write_rows(const FieldList& fields, const std::string& prefix, std::string& text) {
   for (const Field& field : fields.fields()) {
     if (field.type == FieldType::section) continue;
-    const std::string doc = field.doc + (field.unit.empty() ? "" : " [" + field.unit + "]");
+    std::string doc = field.doc + (field.unit.empty() ? "" : " [" + field.unit + "]");
+    for (std::size_t bar = doc.find('|'); bar != std::string::npos; bar = doc.find('|', bar + 2)) doc.insert(bar, 1, '\\');
     text += fmt::format("| `{}{}` | {} | {} | {}{} |\n", prefix, field.name, type_in_words(field), default_in_words(field), doc,
                         field.role == Role::execution ? " *(execution)*" : "");
   }
@@ -86,7 +99,7 @@ Json json_schema() {
   train::TrialConfig defaults;
   const FieldList fields = fields_of(defaults);
   Json keys = Json::object(), properties = Json::object();
-  definitions(fields, "", keys);
+  definitions(fields, "", {}, keys);
   dotted(fields, "", properties);
   const Json set_name = {{"type", "string"}, {"description", "the name of a set, when the key is a group of `sets`"}};
 
@@ -163,7 +176,7 @@ std::string reference_markdown() {
     text += fmt::format("\n### `{}`: {}\n\n{}", field.name, field.doc, kTableHead);
     write_rows(field.section(), field.name + ".", text);
   }
-  return text;
+  return text + "\n" + routing::combinations_markdown();
 }
 
 }  // namespace moesweep::spec

@@ -93,7 +93,8 @@ std::vector<std::map<std::string, Json>> axes_of(const std::vector<Trial>& trial
   for (std::size_t t = 0; t < trials.size(); ++t) {
     bench = trials[t].config;
     for (std::size_t i = 0; i < leaves.size(); ++i)
-      if (differs[i]) axes[t].emplace(leaves[i].path, leaves[i].field.get());
+      if (differs[i])  // of a mapping of sections what it says, not every default in it
+        axes[t].emplace(leaves[i].path, leaves[i].field.type == FieldType::section_map ? leaves[i].identity_value() : leaves[i].field.get());
   }
   return axes;
 }

@@ -101,7 +101,14 @@ std::string refusal(const TrialConfig& config) {
   if (config.model.dense_layers >= config.model.layers)
     return fmt::format("model.dense_layers = {} leaves no MoE layer of model.layers = {}", config.model.dense_layers, config.model.layers);
   const auto domains = static_cast<std::int64_t>(config.data.domains.size());
-  if (auto reason = routing::refusal(config.routing, config.model.experts, domains); !reason.empty()) return reason;
+  const routing::RoutedModel routed{config.model.experts,
+                                    domains,
+                                    config.model.layers - config.model.dense_layers,
+                                    config.model.width,
+                                    config.data.sequence_length,
+                                    train.micro_batch_sequences,
+                                    train.batch_sequences};
+  if (auto reason = routing::refusal(config.routing, routed); !reason.empty()) return reason;
   if (train.batch_sequences % train.micro_batch_sequences != 0)
     return fmt::format("train.batch_sequences = {} must be whole micro-batches of train.micro_batch_sequences = {}", train.batch_sequences,
                        train.micro_batch_sequences);

@@ -36,6 +36,22 @@ struct Outer {
   void list(FieldList& fields);
 };
 
+/// Holds structs by name, of its own kind too.
+struct Divided {
+  double share = 0.5;
+  std::optional<std::int64_t> limit;
+  Inner inner;
+  std::vector<Inner> others;
+  std::map<std::string, Divided> parts;
+  void list(FieldList& fields) {
+    fields.add("share", share, "a share").at_least(0);
+    fields.add("limit", limit, "a limit");
+    fields.add_section("inner", inner, "a section");
+    fields.add_sections("others", others, "further ones");
+    fields.add_section_map("parts", parts, "by name");
+  }
+};
+
 }  // namespace
 
 template <>
@@ -167,6 +183,59 @@ TEST(Fields, LeavesAreSortedByPathAndBound) {
   leaves[5].field.set(1.5);
   EXPECT_EQ(outer.inner.weight, 1.5);
   EXPECT_EQ(leaves[4].field.role, Role::execution);
+}
+
+TEST(Fields, AMapOfStructsDumpsAndLoads) {
+  Divided mine;
+  mine.parts["b"].share = 0.25;
+  mine.parts["a"].inner.threads = 3;
+  mine.parts["a"].others = {Inner{.weight = 2}};
+  const Json dump = fields_of(mine).dump();
+  EXPECT_EQ(dump["parts"]["b"]["share"], 0.25);
+  EXPECT_EQ(dump["parts"]["b"]["parts"], Json::object());
+  EXPECT_EQ(dump["parts"].begin().key(), "a");  // by name
+  Divided copy;
+  copy.parts["gone"];
+  load(fields_of(copy), dump);
+  EXPECT_EQ(fields_of(copy).dump(), dump);
+  EXPECT_EQ(copy.parts.size(), 2u);
+  EXPECT_EQ(copy.parts["a"].others.size(), 1u);
+  EXPECT_EQ(copy.parts["a"].share, 0.5);
+  const auto message = [](const char* text) {
+    Divided divided;
+    try {
+      load(fields_of(divided), Json::parse(text));
+    } catch (const Error& error) {
+      return std::string(error.what());
+    }
+    return std::string("accepted");
+  };
+  EXPECT_EQ(message(R"({"parts":{"x":{"inner":{"wait":1}}}})"), "unknown key 'parts.x.inner.wait'");
+  EXPECT_EQ(message(R"({"parts":{"x":{"share":-1}}})"), "parts.x.share: expected number >= 0 but found -1");
+  EXPECT_EQ(message(R"({"parts":[1]})"), "parts: expected mapping of names to mappings but found [1]");
+}
+
+TEST(Fields, IdentityOfAMapHoldsWhatDiffersInEachPart) {
+  Divided mine, defaults;
+  const auto identity = [&] { return canonical(fields_of(mine).identity(fields_of(defaults))); };
+  EXPECT_EQ(identity(), "{}");
+  mine.parts["b"];
+  mine.parts["a"].inner.threads = 3;  // execution
+  EXPECT_EQ(identity(), R"({"parts":{"a":{},"b":{}}})");
+  mine.parts["b"].inner.weight = 2;
+  mine.parts["b"].limit = 7;
+  mine.parts["b"].others = {Inner{.weight = 1}};
+  EXPECT_EQ(identity(), R"({"parts":{"a":{},"b":{"limit":7,"inner.weight":2.0,"others":[{"weight":1.0}]}}})");
+  mine.parts.clear();
+  EXPECT_EQ(identity(), "{}");
+}
+
+TEST(Fields, AMapOfStructsIsOneLeaf) {
+  Divided divided;
+  std::vector<std::string> paths;
+  for (const Leaf& leaf : leaves_of(fields_of(divided))) paths.push_back(leaf.path);
+  EXPECT_EQ(paths, (std::vector<std::string>{"inner.threads", "inner.weight", "limit", "others", "parts", "share"}));
+  EXPECT_EQ(type_in_words(*fields_of(divided).find("parts")), "mapping of names to mappings");
 }
 
 TEST(Fields, AFieldListedTwiceIsADefect) {
