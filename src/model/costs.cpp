@@ -2,30 +2,67 @@
 #include "moesweep/model/costs.hpp"
 
 #include <algorithm>
+#include <cmath>
+
+#include "router_parameters.hpp"
 
 namespace moesweep::model {
 
 namespace {
 /// The largest models that a config admits overflow 64 bits of bytes: then the largest number of bytes stands for them.
 std::int64_t to_bytes(double bytes) { return static_cast<std::int64_t>(std::min(bytes, 9e18)); }
+/// FFN experts that a token visits in one layer, on average: of expert choice and of methods that steer to top_k, top_k; where slots may go to
+/// zero, copy and constant experts, their share of them.
+double visited_experts(const ModelConfig& model, const routing::RoutingConfig& routing) {
+  const auto ffn = static_cast<double>(model.experts), all = ffn + static_cast<double>(routing.extra_experts.routed());
+  if (routing.select == "dense") return ffn;
+  double share = ffn / all;
+  for (const auto& term : routing.terms())
+    if (term.ffn_share && routing.extra_experts.routed() > 0) share = *term.ffn_share;
+  return std::min(ffn, std::min(all, static_cast<double>(routing.top_k)) * share);
+}
+
+std::int64_t count_of(const std::vector<RouterParameter>& parameters) {
+  std::int64_t count = 0;
+  for (const auto& parameter : parameters) {
+    std::int64_t product = 1;
+    for (const auto extent : parameter.shape) product *= extent;
+    count += product;
+  }
+  return count;
+}
 }  // namespace
 
 Costs costs_of(const CostInput& input) {
   const auto& m = input.model;
   const std::int64_t d = m.width, f = m.expert_width, moe_layers = m.layers - m.dense_layers;
-  const std::int64_t attention = 4 * d * d, expert = 3 * d * f, shared = m.shared_experts * expert, router = m.experts * d,
-                     dense = 3 * d * m.dense_width, norms = 2 * d;
+  const std::int64_t shared_experts = m.shared_experts + input.routing.extra_experts.shared;
+  const std::int64_t attention = 4 * d * d, expert = 3 * d * f, shared = shared_experts * expert, dense = 3 * d * m.dense_width, norms = 2 * d,
+                     constants = 3 * d * input.routing.extra_experts.constant;
   const std::int64_t embedding = input.vocabulary * d, head = m.tied_embeddings ? 0 : embedding;
+  // Over the MoE layers: router parameters, router products of a token, visited FFN experts.
+  std::int64_t router = 0, routed = 0;
+  double visited = 0, most_visited = 0;
+  for (std::int64_t layer = 0; layer < moe_layers; ++layer) {
+    const routing::RoutingConfig own = input.routing.of_layer(layer);
+    router += count_of(router_parameters(m, input.routing, layer));
+    // A layer that shares its router's matrix multiplies by it all the same; one that takes another's decision has no logits.
+    if (own.depth != routing::Depth::shared_decision || layer == 0)
+      routed += count_of(router_parameters(m, input.routing, router_owner(input.routing, layer)));
+    const double here = visited_experts(m, own);
+    visited += here;
+    most_visited = std::max(most_visited, here);
+  }
 
   Costs costs;
-  costs.parameters_total =
-      embedding + head + d + m.layers * (attention + norms) + m.dense_layers * dense + moe_layers * (router + m.experts * expert + shared);
-  costs.parameters_active = costs.parameters_total - moe_layers * (m.experts - std::min(input.top_k, m.experts)) * expert;
+  costs.parameters_total = embedding + head + d + m.layers * (attention + norms) + m.dense_layers * dense + router +
+                           moe_layers * (m.experts * expert + shared + constants);
+  const double unvisited = static_cast<double>(moe_layers * m.experts) - visited;
+  costs.parameters_active = costs.parameters_total - std::llround(unvisited * static_cast<double>(expert));
 
-  const std::int64_t multiplied =
-      embedding /* the head's product */ + m.layers * attention + m.dense_layers * dense + moe_layers * (router + input.top_k * expert + shared);
+  const std::int64_t multiplied = embedding /* the head's product */ + m.layers * attention + m.dense_layers * dense + routed + moe_layers * shared;
   const double attention_square = 4.0 * static_cast<double>(input.sequence_length * d * m.layers);
-  costs.forward_flops_per_token = 2.0 * static_cast<double>(multiplied) + attention_square;
+  costs.forward_flops_per_token = 2.0 * (static_cast<double>(multiplied) + visited * static_cast<double>(expert)) + attention_square;
   costs.training_flops_per_token = 3.0 * costs.forward_flops_per_token;
 
   const std::int64_t expert_parameters = moe_layers * m.experts * expert;
@@ -35,12 +72,14 @@ Costs costs_of(const CostInput& input) {
 
   // Values that backward needs, per token: norms, projections, attention probabilities, expert inputs, inner activations and outputs.
   const std::int64_t attention_kept = 10 * d + 2 * m.heads * input.sequence_length;
-  const std::int64_t moe_kept = 3 * d + 4 * m.experts + input.top_k * (3 * d + 2 * f) + 2 * m.shared_experts * 3 * f;
+  const std::int64_t all_experts = m.experts + input.routing.extra_experts.routed();
+  const std::int64_t moe_kept = 3 * d + 4 * all_experts + 2 * shared_experts * 3 * f;
   const std::int64_t dense_kept = 3 * d + 3 * m.dense_width;
-  const std::int64_t kept = m.layers * attention_kept + moe_layers * moe_kept + m.dense_layers * dense_kept + 3 * d + 2 * input.vocabulary;
-  const std::int64_t working = input.vocabulary + input.top_k * (3 * d + 4 * f);
-  costs.activation_bytes =
-      to_bytes(static_cast<double>(input.tokens_per_pass) * static_cast<double>(kept + working) * static_cast<double>(input.value_bytes));
+  const double kept =
+      static_cast<double>(m.layers * attention_kept + moe_layers * moe_kept + m.dense_layers * dense_kept + 3 * d + 2 * input.vocabulary) +
+      visited * static_cast<double>(3 * d + 2 * f);
+  const double working = static_cast<double>(input.vocabulary) + most_visited * static_cast<double>(3 * d + 4 * f);
+  costs.activation_bytes = to_bytes(static_cast<double>(input.tokens_per_pass) * (kept + working) * static_cast<double>(input.value_bytes));
   return costs;
 }
 

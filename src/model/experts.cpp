@@ -15,11 +15,11 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-/// Kept slots, sorted by expert, stable: the rows of the experts' inputs.
+/// Kept slots of FFN experts, sorted by expert, stable: the rows of the experts' inputs.
 struct Dispatch {
   at::Tensor slot_of_row;           ///< [N] i64, slot in the assignment
   at::Tensor token_of_row;          ///< [N] i64
-  at::Tensor row_of_slot;           ///< [slots] i64, -1 for a dropped one
+  at::Tensor row_of_slot;           ///< [slots] i64, -1 for one without a row
   std::vector<std::int64_t> start;  ///< [E + 1], first row of each expert
 };
 
@@ -28,11 +28,13 @@ Dispatch sort_by_expert(const routing::Slots& slots, std::int64_t experts) {
   const std::int64_t count = ids.numel();
   const auto* id = ids.const_data_ptr<std::int64_t>();
   const auto* token = tokens.const_data_ptr<std::int64_t>();
-  const bool* dropped = slots.dropped.defined() ? slots.dropped.const_data_ptr<bool>() : nullptr;
+  const at::Tensor flags = slots.dropped.defined() ? slots.dropped.contiguous() : at::Tensor();
+  const bool* dropped = flags.defined() ? flags.const_data_ptr<bool>() : nullptr;
+  const auto has_row = [&](std::int64_t s) { return id[s] < experts && (dropped == nullptr || !dropped[s]); };
   Dispatch dispatch;
   dispatch.start.assign(static_cast<std::size_t>(experts) + 1, 0);
   for (std::int64_t s = 0; s < count; ++s)
-    if (dropped == nullptr || !dropped[s]) ++dispatch.start[static_cast<std::size_t>(id[s]) + 1];
+    if (has_row(s)) ++dispatch.start[static_cast<std::size_t>(id[s]) + 1];
   for (std::size_t e = 0; e < static_cast<std::size_t>(experts); ++e) dispatch.start[e + 1] += dispatch.start[e];
   const std::int64_t rows = dispatch.start.back();
   dispatch.slot_of_row = at::empty({rows}, at::kLong);
@@ -43,7 +45,7 @@ Dispatch sort_by_expert(const routing::Slots& slots, std::int64_t experts) {
   auto* row_of_slot = dispatch.row_of_slot.mutable_data_ptr<std::int64_t>();
   std::vector<std::int64_t> next(dispatch.start.begin(), dispatch.start.end() - 1);
   for (std::int64_t s = 0; s < count; ++s) {
-    if (dropped != nullptr && dropped[s]) {
+    if (!has_row(s)) {
       row_of_slot[s] = -1;
       continue;
     }
@@ -141,7 +143,8 @@ void add_product(const at::Tensor& gradient, const at::Tensor& a, const at::Tens
 
 class RoutedExperts : public torch::autograd::Function<RoutedExperts> {
  public:
-  static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& weight, const c10::intrusive_ptr<Kept>& kept) {
+  /// Gives {combined, rows}.
+  static variable_list forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& weight, const c10::intrusive_ptr<Kept>& kept) {
     const Dispatch& dispatch = kept->dispatch;
     const std::int64_t rows = dispatch.slot_of_row.numel(), f = kept->down.value.size(1), d = x.size(1);
     const at::Tensor input = x.to(kept->compute).index_select(0, dispatch.token_of_row);
@@ -158,7 +161,8 @@ class RoutedExperts : public torch::autograd::Function<RoutedExperts> {
     const at::Tensor wide = output.to(x.scalar_type());
     context->save_for_backward({input, inner, activation, wide, weight});
     context->saved_data["kept"] = c10::IValue::make_capsule(kept);
-    return combine(wide, dispatch.row_of_slot, kept->offsets, weight);
+    context->set_materialize_grads(false);
+    return {combine(wide, dispatch.row_of_slot, kept->offsets, weight), wide};
   }
 
   static variable_list backward(AutogradContext* context, const variable_list& gradients) {
@@ -167,10 +171,10 @@ class RoutedExperts : public torch::autograd::Function<RoutedExperts> {
     const auto kept = c10::static_intrusive_pointer_cast<Kept>(context->saved_data["kept"].toCapsule());
     const Dispatch& dispatch = kept->dispatch;
     const std::int64_t f = kept->down.value.size(1);
-    const at::Tensor gradient = gradients[0].contiguous();
     at::Tensor output_gradient, weight_gradient;
-    combine_backward(gradient, output, dispatch, weight, output_gradient, weight_gradient);
-    output_gradient = output_gradient.to(kept->compute);
+    if (gradients[0].defined()) combine_backward(gradients[0].contiguous(), output, dispatch, weight, output_gradient, weight_gradient);
+    if (gradients[1].defined()) output_gradient = output_gradient.defined() ? output_gradient.add_(gradients[1]) : gradients[1];
+    output_gradient = output_gradient.to(kept->compute).contiguous();
 
     // Through one matrix of each expert: the gradient of its input rows, and that of the matrix, added to its stack.
     const auto through = [&](const at::Tensor& from, const at::Tensor& matrix, const at::Tensor& rows, const at::Tensor& matrix_gradient) {
@@ -190,16 +194,16 @@ class RoutedExperts : public torch::autograd::Function<RoutedExperts> {
     at::mul_out(up_gradient, activation_gradient, at::silu(gate));
     gate_gradient.copy_(at::silu_backward(activation_gradient.mul_(up), gate));
     const at::Tensor input_gradient = through(inner_gradient, kept->gate_up_compute, input, kept->gate_up.gradient);
-    const at::Tensor x_gradient = combine(input_gradient.to(gradient.scalar_type()), dispatch.row_of_slot, kept->offsets, at::Tensor());
+    const at::Tensor x_gradient = combine(input_gradient.to(output.scalar_type()), dispatch.row_of_slot, kept->offsets, at::Tensor());
     return {x_gradient, weight_gradient, at::Tensor()};
   }
 };
 
 }  // namespace
 
-at::Tensor routed_experts(const at::Tensor& x, const routing::Assignment& assignment, const Parameters::Stack& gate_up, const Parameters::Stack& down,
-                          at::ScalarType compute) {
-  MOESWEEP_ASSERT(x.dim() == 2 && assignment.slots.offsets.numel() == x.size(0) + 1, "routed_experts needs x [T, d] and offsets [T + 1]");
+ExpertOutputs expert_outputs(const at::Tensor& x, const routing::Assignment& assignment, const Parameters::Stack& gate_up,
+                             const Parameters::Stack& down, at::ScalarType compute) {
+  MOESWEEP_ASSERT(x.dim() == 2 && assignment.slots.offsets.numel() == x.size(0) + 1, "expert_outputs needs x [T, d] and offsets [T + 1]");
   auto kept = c10::make_intrusive<Kept>();
   kept->dispatch = sort_by_expert(assignment.slots, gate_up.value.size(0));
   kept->gate_up = gate_up;
@@ -208,7 +212,8 @@ at::Tensor routed_experts(const at::Tensor& x, const routing::Assignment& assign
   kept->down_compute = down.value.to(compute);
   kept->offsets = assignment.slots.offsets.contiguous();
   kept->compute = compute;
-  return RoutedExperts::apply(x.contiguous(), assignment.weight.to(x.scalar_type()).contiguous(), kept);
+  const auto outputs = RoutedExperts::apply(x.contiguous(), assignment.weight.to(x.scalar_type()).contiguous(), kept);
+  return {outputs[0], outputs[1], kept->dispatch.row_of_slot};
 }
 
 }  // namespace moesweep::model

@@ -8,10 +8,17 @@
 
 namespace moesweep::model {
 
-/// y[t] = sum over t's kept slots of weight * expert(x[t]), [T, d]. Differentiable in x [T, d] and in the assignment's weights; gradients
-/// of the experts' matrices are added into the stacks' gradients. `compute` is the type of the matrix products.
+struct ExpertOutputs {
+  at::Tensor combined;     ///< y [T, d]
+  at::Tensor rows;         ///< [N, d], each kept slot's expert output, without its weight
+  at::Tensor row_of_slot;  ///< [slots] i64, -1 for slots that are dropped or not an FFN expert's
+};
+
+/// y[t] = sum over t's kept slots of weight * expert(x[t]); slots of experts behind the stacks' last are left out. Both `combined` and `rows` are
+/// differentiable in x [T, d] and in the assignment's weights; gradients of the experts' matrices are added into the stacks' gradients.
+/// `compute` is the type of the matrix products.
 /// expert(h) = (silu(h Wg) * (h Wu)) W2 with Wg, Wu the halves of gate_up [d, 2f] and W2 = down [f, d].
-at::Tensor routed_experts(const at::Tensor& x, const routing::Assignment& assignment, const Parameters::Stack& gate_up, const Parameters::Stack& down,
-                          at::ScalarType compute);
+ExpertOutputs expert_outputs(const at::Tensor& x, const routing::Assignment& assignment, const Parameters::Stack& gate_up,
+                             const Parameters::Stack& down, at::ScalarType compute);
 
 }  // namespace moesweep::model

@@ -7,8 +7,12 @@
 #include <algorithm>
 
 #include "experts.hpp"
+#include "extra_experts.hpp"
 #include "head_loss.hpp"
 #include "moesweep/core/error.hpp"
+#include "regularisers.hpp"
+#include "router_inputs.hpp"
+#include "router_parameters.hpp"
 
 namespace moesweep::model {
 
@@ -25,12 +29,48 @@ at::Tensor rotate(const at::Tensor& x, const at::Tensor& cosine, const at::Tenso
   return at::cat({first * cosine - second * sine, second * cosine + first * sine}, 3);
 }
 
+void add_loss(std::map<std::string, at::Tensor>& losses, const std::string& name, const at::Tensor& loss) {
+  auto [place, fresh] = losses.try_emplace(name, loss);
+  if (!fresh) place->second = place->second + loss;
+}
+
+/// Terms whose layers are averaged before the product: factor * sum over units and experts of mean load times mean probability, where layers
+/// whose units or factors differ are averaged apart.
+void add_pooled(std::map<std::string, at::Tensor>& losses, const std::vector<routing::Assignment::Pooled>& terms, at::ScalarType type) {
+  std::map<std::tuple<std::string, double, std::int64_t>, std::vector<const routing::Assignment::Pooled*>> groups;
+  for (const auto& term : terms) groups[{term.loss, term.factor, term.load.size(0)}].push_back(&term);
+  for (const auto& [key, group] : groups) {
+    at::Tensor load = group.front()->load, probabilities = group.front()->probabilities;
+    for (std::size_t i = 1; i < group.size(); ++i) {
+      load = load + group[i]->load;
+      probabilities = probabilities + group[i]->probabilities;
+    }
+    const auto layers = static_cast<double>(group.size());
+    add_loss(losses, std::get<0>(key), ((load * probabilities).sum() * (std::get<1>(key) / (layers * layers))).to(type));
+  }
+}
+
+/// The decision of a layer that takes another one's: its slots and counts, no statistics of its own.
+routing::Decision replayed(const routing::Decision& decision) { return {decision.slots, {}, decision.counts}; }
+
 }  // namespace
 
 MoeModel::MoeModel(const ModelConfig& config, const routing::RoutingConfig& routing, std::int64_t vocabulary, std::int64_t domains,
                    comm::Transport& gang, const MoeModelOptions& options)
-    : config_(config), parameters_(config, vocabulary, master_type(options.compute), options.seed), compute_(options.compute) {
-  for (std::int64_t layer = 0; layer < moe_layers(); ++layer) routers_.emplace_back(routing, layer, config.experts, domains, gang);
+    : config_(config),
+      routing_(routing),
+      parameters_(config, vocabulary, master_type(options.compute), options.seed, routing),
+      compute_(options.compute) {
+  routing::RouterPlace place;
+  place.layers = routing.depth == routing::Depth::shared_decision ? std::min<std::int64_t>(1, moe_layers()) : moe_layers();
+  place.experts = routed_experts();
+  place.ffn_experts = config.experts;
+  place.domains = domains;
+  place.seed = options.seed;
+  place.vocabulary = vocabulary;
+  place.token_frequency = options.token_frequency;
+  place.recording = options.recording;
+  for (place.layer = 0; place.layer < place.layers; ++place.layer) routers_.emplace_back(routing.of_layer(place.layer), place, gang);
 }
 
 bool MoeModel::needs_whole_step(routing::Mode mode) const {
@@ -38,6 +78,30 @@ bool MoeModel::needs_whole_step(routing::Mode mode) const {
 }
 
 bool MoeModel::readings_differ() const { return std::ranges::any_of(routers_, &routing::LayerRouter::readings_differ); }
+
+bool MoeModel::causal(routing::Mode mode) const {
+  return std::ranges::all_of(routers_, [&](const routing::LayerRouter& router) { return router.causal(mode); });
+}
+
+std::vector<std::string> MoeModel::loss_names() const {
+  std::vector<std::string> names;
+  for (const auto& router : routers_)
+    for (const std::string& name : router.loss_names())
+      if (std::ranges::find(names, name) == names.end()) names.push_back(name);
+  return names;
+}
+
+std::map<std::string, std::vector<Span>> MoeModel::imported_spans() const {
+  std::map<std::string, std::vector<Span>> spans;
+  for (const Span& span : parameters_.spans())
+    if (!span.imported_from.empty()) spans[span.imported_from].push_back(span);
+  return spans;
+}
+
+void MoeModel::begin_step(std::int64_t step, bool training) {
+  for (auto& router : routers_) router.begin_step(step);
+  if (training) parameters_.resample(step);
+}
 
 at::Tensor MoeModel::product(const at::Tensor& x, const at::Tensor& w) const {
   if (compute_ == x.scalar_type()) return at::matmul(x, w);
@@ -49,6 +113,7 @@ at::Tensor MoeModel::norm(const at::Tensor& x, const std::string& gain) const {
 }
 
 at::Tensor MoeModel::attention(std::int64_t layer, const at::Tensor& h, const routing::TokenLayout& layout) const {
+  MOESWEEP_ASSERT(layout.tokens() == layout.sequences * layout.length, "attention needs sequences of one length");
   const std::int64_t batch = layout.sequences, length = layout.length, heads = config_.heads, size = config_.width / heads;
   const at::Tensor qkv = product(h, parameters_[layer_name(layer, "qkv")].t()).view({batch, length, 3, heads, size}).permute({2, 0, 3, 1, 4});
   const at::Tensor frequency = at::pow(config_.rotary_base, at::arange(size / 2, at::kDouble) * (-2.0 / static_cast<double>(size)));
@@ -75,42 +140,90 @@ at::Tensor MoeModel::swiglu(const at::Tensor& h, const std::string& prefix) cons
   return product(at::silu(halves[0]) * halves[1], parameters_[prefix + "down"]);
 }
 
-MoeModel::Before MoeModel::before_experts(std::int64_t layer, const at::Tensor& x, const routing::TokenLayout& layout) const {
+RouterWeights MoeModel::router_weights(std::int64_t moe_layer) const {
+  const routing::RoutingConfig& config = routers_[static_cast<std::size_t>(moe_layer)].config();
+  const std::int64_t owner = config_.dense_layers + router_owner(routing_, moe_layer);
+  RouterWeights weights;
+  weights.rows = parameters_[layer_name(owner, "router")];
+  if (config.logits == routing::Logits::cosine) {
+    weights.projection = parameters_[layer_name(owner, "router_projection")];
+    weights.temperature = parameters_[layer_name(owner, "router_temperature")];
+  }
+  if (config.noise.learned) weights.noise = parameters_[layer_name(owner, "router_noise")];
+  return weights;
+}
+
+MoeModel::Before MoeModel::before_experts(std::int64_t layer, const at::Tensor& x, const routing::TokenLayout& layout, routing::Mode mode) const {
   Before before;
   before.residual = x + attention(layer, norm(x, layer_name(layer, "attention_norm")), layout);
   before.input = norm(before.residual, layer_name(layer, "moe_norm"));
-  if (!is_dense(layer)) before.logits = at::matmul(before.input, parameters_[layer_name(layer, "router")].t());
+  if (is_dense(layer) || !decides(layer)) return before;
+  before.scores = router_scores(before.input, router_weights(moe_layer(layer)), routers_[static_cast<std::size_t>(moe_layer(layer))], layout, mode);
   return before;
 }
 
-at::Tensor MoeModel::after_experts(std::int64_t layer, const Before& before, const routing::Assignment& assignment) const {
-  at::Tensor x =
-      before.residual + routed_experts(before.input, assignment, parameters_.stack(layer, "gate_up"), parameters_.stack(layer, "down"), compute_);
-  if (config_.shared_experts > 0) x = x + swiglu(before.input, layer_name(layer, "shared."));
+at::Tensor MoeModel::after_experts(std::int64_t layer, const Before& before, const routing::Assignment& assignment, Losses* losses) const {
+  const ExpertOutputs outputs =
+      expert_outputs(before.input, assignment, parameters_.stack(layer, "gate_up"), parameters_.stack(layer, "down"), compute_);
+  at::Tensor x = before.residual + outputs.combined;
+  if (routing_.extra_experts.routed() > 0) {
+    std::vector<ConstantExpert> constants;
+    for (std::int64_t k = 0; k < routing_.extra_experts.constant; ++k) {
+      const std::string prefix = layer_name(layer, "constant." + std::to_string(k) + ".");
+      constants.push_back({parameters_[prefix + "mix"], parameters_[prefix + "vector"]});
+    }
+    x = x + extra_experts(before.input, assignment, config_.experts, routing_.extra_experts, constants);
+  }
+  if (config_.shared_experts + routing_.extra_experts.shared > 0) x = x + swiglu(before.input, layer_name(layer, "shared."));
+  if (losses != nullptr) regularise(layer, outputs, assignment.slots, *before.scores.tokens, *losses);
   return x;
+}
+
+void MoeModel::regularise(std::int64_t layer, const ExpertOutputs& outputs, const routing::Slots& slots, const routing::TokenLayout& layout,
+                          Losses& losses) const {
+  const std::int64_t moe = moe_layer(layer);
+  const routing::RegulariseConfig& now = routers_[static_cast<std::size_t>(moe)].now().regularise;
+  if (now.output_orthogonality > 0)
+    add_loss(losses, "output_orthogonality", output_orthogonality(outputs, slots, layout.step_tokens) * now.output_orthogonality);
+  if (now.router_orthogonality <= 0 && now.expert_router_coupling <= 0) return;
+  // What does not depend on tokens counts once a step: passes and ranks share it by their tokens.
+  const std::int64_t tokens = layout.mask.defined() ? layout.mask.sum().item<std::int64_t>() : layout.tokens();
+  const double share = static_cast<double>(tokens) / static_cast<double>(std::max<std::int64_t>(1, layout.step_tokens));
+  const at::Tensor rows = router_weights(moe).rows;
+  if (now.router_orthogonality > 0 && router_owner(routing_, moe) == moe)
+    add_loss(losses, "router_orthogonality", routing::router_orthogonality(rows) * (now.router_orthogonality * share));
+  if (now.expert_router_coupling > 0) {
+    const at::Tensor proxies = noisy_proxies(rows.narrow(0, 0, config_.experts), layout.seed, layout.step, moe);
+    const at::Tensor activations = gate_activations(proxies, parameters_.stack(layer, "gate_up"));
+    add_loss(losses, "expert_router_coupling",
+             routing::expert_router_coupling(activations, now.coupling_margin) * (now.expert_router_coupling * share));
+  }
 }
 
 std::vector<PassDecisions> MoeModel::decide_step(std::span<const PassInput> passes, routing::Mode mode) {
   if (passes.size() < 2 || !needs_whole_step(mode)) return {};
   const at::NoGradGuard no_gradient;
   std::vector<PassDecisions> decisions(passes.size());
+  std::vector<routing::Assignment> assignments(passes.size());
   std::vector<at::Tensor> x;
   for (const auto& pass : passes) x.push_back(parameters_["embedding"].index_select(0, pass.tokens));
   for (std::int64_t layer = 0; layer < config_.layers; ++layer) {
     std::vector<Before> before;
-    for (std::size_t p = 0; p < passes.size(); ++p) before.push_back(before_experts(layer, x[p], passes[p].layout));
+    for (std::size_t p = 0; p < passes.size(); ++p) before.push_back(before_experts(layer, x[p], passes[p].layout, mode));
     if (is_dense(layer)) {
       for (std::size_t p = 0; p < passes.size(); ++p) x[p] = before[p].residual + swiglu(before[p].input, layer_name(layer, "dense."));
       continue;
     }
-    routing::LayerRouter& router = routers_[static_cast<std::size_t>(layer - config_.dense_layers)];
+    std::vector<routing::Decision> decided;
     std::vector<routing::Scores> scores;
-    for (std::size_t p = 0; p < passes.size(); ++p) scores.push_back({before[p].logits, layer - config_.dense_layers, &passes[p].layout});
-    auto decided = router.decide(scores, mode);
+    for (const Before& b : before) scores.push_back(b.scores);
+    if (decides(layer)) decided = routers_[static_cast<std::size_t>(moe_layer(layer))].decide(scores, mode);
     for (std::size_t p = 0; p < passes.size(); ++p) {
       // The last layer's output is nobody's input in this phase.
-      if (layer + 1 < config_.layers) x[p] = after_experts(layer, before[p], router.apply(scores[p], decided[p]));
-      decisions[p].push_back(std::move(decided[p]));
+      const bool last = layer + 1 == config_.layers;
+      if (!last && decides(layer)) assignments[p] = routers_[static_cast<std::size_t>(moe_layer(layer))].apply(scores[p], decided[p], mode);
+      if (!last) x[p] = after_experts(layer, before[p], assignments[p], nullptr);
+      decisions[p].push_back(decides(layer) ? std::move(decided[p]) : replayed(decisions[p].front()));
     }
   }
   return decisions;
@@ -119,23 +232,28 @@ std::vector<PassDecisions> MoeModel::decide_step(std::span<const PassInput> pass
 PassResult MoeModel::forward(const PassInput& pass, const PassDecisions* given, routing::Mode mode) {
   PassResult result;
   at::Tensor x = parameters_["embedding"].index_select(0, pass.tokens);
+  routing::Assignment assignment;  // the last decided one: layers that do not decide take it
+  std::vector<routing::Assignment::Pooled> pooled;
   for (std::int64_t layer = 0; layer < config_.layers; ++layer) {
-    const Before before = before_experts(layer, x, pass.layout);
+    const Before before = before_experts(layer, x, pass.layout, mode);
     if (is_dense(layer)) {
       x = before.residual + swiglu(before.input, layer_name(layer, "dense."));
       continue;
     }
-    const auto index = static_cast<std::size_t>(layer - config_.dense_layers);
-    const routing::Scores scores{before.logits, layer - config_.dense_layers, &pass.layout};
-    if (given != nullptr) result.decisions.push_back((*given)[index]);
-    else result.decisions.push_back(std::move(routers_[index].decide({&scores, 1}, mode)[0]));
-    const routing::Assignment assignment = routers_[index].apply(scores, result.decisions.back());
-    x = after_experts(layer, before, assignment);
-    for (const auto& [name, loss] : assignment.losses) {
-      auto [place, fresh] = result.losses.try_emplace(name, loss);
-      if (!fresh) place->second = place->second + loss;
+    const auto index = static_cast<std::size_t>(moe_layer(layer));
+    if (!decides(layer)) {
+      result.decisions.push_back(replayed(result.decisions.front()));
+      x = after_experts(layer, before, assignment, nullptr);
+      continue;
     }
+    if (given != nullptr) result.decisions.push_back((*given)[index]);
+    else result.decisions.push_back(std::move(routers_[index].decide({&before.scores, 1}, mode)[0]));
+    assignment = routers_[index].apply(before.scores, result.decisions.back(), mode);
+    for (const auto& [name, loss] : assignment.losses) add_loss(result.losses, name, loss);
+    pooled.insert(pooled.end(), assignment.pooled.begin(), assignment.pooled.end());
+    x = after_experts(layer, before, assignment, mode == routing::Mode::train ? &result.losses : nullptr);
   }
+  add_pooled(result.losses, pooled, x.scalar_type());
   const at::Tensor& head = parameters_[config_.tied_embeddings ? "embedding" : "head"];
   result.token_loss = head_loss(norm(x, "final_norm"), head, pass.targets, compute_);
   return result;

@@ -5,7 +5,7 @@
 #include <ATen/Parallel.h>
 
 #include "moesweep/core/error.hpp"
-#include "moesweep/core/random.hpp"
+#include "router_parameters.hpp"
 
 namespace moesweep::model {
 
@@ -17,28 +17,36 @@ std::int64_t Span::count() const {
 
 namespace {
 
+/// A span's values: each element's normal number is a function of (seed, purpose, name, step).
 template <class Real>
-void fill_normal(Real* out, std::int64_t count, double deviation, std::uint64_t seed, std::uint64_t stream) {
+void fill_normal(Real* out, const Span& span, std::uint64_t seed, Purpose purpose, std::int64_t step) {
+  const std::int64_t count = span.count();
+  const std::uint64_t stream = stable_number(span.name);
   at::parallel_for(0, (count + 1) / 2, 4096, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t pair = begin; pair < end; ++pair) {
-      const Place place{0, static_cast<std::uint32_t>(stream), static_cast<std::uint32_t>(stream >> 32), static_cast<std::uint32_t>(pair)};
-      const auto normals = to_normals(random_words(seed, Purpose::init, place));
-      out[2 * pair] = static_cast<Real>(normals[0] * deviation);
-      if (2 * pair + 1 < count) out[2 * pair + 1] = static_cast<Real>(normals[1] * deviation);
+      const Place place{static_cast<std::uint32_t>(step), static_cast<std::uint32_t>(stream), static_cast<std::uint32_t>(stream >> 32),
+                        static_cast<std::uint32_t>(pair)};
+      const auto normals = to_normals(random_words(seed, purpose, place));
+      out[2 * pair] = static_cast<Real>(span.mean + normals[0] * span.deviation);
+      if (2 * pair + 1 < count) out[2 * pair + 1] = static_cast<Real>(span.mean + normals[1] * span.deviation);
     }
   });
 }
 
 }  // namespace
 
-Parameters::Parameters(const ModelConfig& config, std::int64_t vocabulary, at::ScalarType dtype, std::int64_t seed) : config_(config) {
+Parameters::Parameters(const ModelConfig& config, std::int64_t vocabulary, at::ScalarType dtype, std::int64_t seed,
+                       const routing::RoutingConfig& routing)
+    : seed_(seed) {
   const std::int64_t d = config.width, f = config.expert_width;
   const double into_residual = 1.0 / std::sqrt(2.0 * static_cast<double>(config.layers));
   const auto fan_in = [](std::int64_t inputs) { return 1.0 / std::sqrt(static_cast<double>(inputs)); };
   const auto dense = [&](std::string name, std::vector<std::int64_t> shape, double deviation) {
-    append({std::move(name), ParameterClass::dense, 0, std::move(shape), true, false, deviation});
+    const bool matrix = shape.size() == 2;
+    append({std::move(name), ParameterClass::dense, 0, std::move(shape), matrix, deviation});
   };
-  const auto gain = [&](std::string name) { append({std::move(name), ParameterClass::dense, 0, {d}, false, true, 0.0}); };
+  const auto gain = [&](std::string name) { append({std::move(name), ParameterClass::dense, 0, {d}, false, 0.0, 1.0}); };
+  const std::int64_t shared = config.shared_experts + routing.extra_experts.shared;
   dense("embedding", {vocabulary, d}, fan_in(d));
   if (!config.tied_embeddings) dense("head", {vocabulary, d}, config.head_init_deviation);
   gain("final_norm");
@@ -53,15 +61,24 @@ Parameters::Parameters(const ModelConfig& config, std::int64_t vocabulary, at::S
       dense(prefix + "dense.down", {config.dense_width, d}, fan_in(config.dense_width) * into_residual);
       continue;
     }
-    dense(prefix + "router", {config.experts, d}, config.router_init_deviation);
-    if (config.shared_experts > 0) {
-      dense(prefix + "shared.gate_up", {d, 2 * f * config.shared_experts}, fan_in(d));
-      dense(prefix + "shared.down", {f * config.shared_experts, d}, fan_in(f * config.shared_experts) * into_residual);
+    const std::int64_t moe_layer = layer - config.dense_layers;
+    const routing::RoutingConfig own = routing.of_layer(moe_layer);
+    for (const RouterParameter& p : router_parameters(config, routing, moe_layer))
+      append({prefix + p.name, ParameterClass::dense, 0, p.shape, p.shape.size() == 2, p.deviation, p.mean,
+              own.learning != routing::Learning::learned, own.learning == routing::Learning::resampled, own.import_from});
+    if (shared > 0) {
+      dense(prefix + "shared.gate_up", {d, 2 * f * shared}, fan_in(d));
+      dense(prefix + "shared.down", {f * shared, d}, fan_in(f * shared) * into_residual);
+    }
+    for (std::int64_t k = 0; k < routing.extra_experts.constant; ++k) {  // MoE++'s: vectors start as N(0, 1)
+      const std::string constant = prefix + "constant." + std::to_string(k) + ".";
+      dense(constant + "mix", {2, d}, fan_in(d));
+      dense(constant + "vector", {d}, 1.0);
     }
     for (std::int64_t e = 0; e < config.experts; ++e) {
       const std::string expert = prefix + "experts." + std::to_string(e) + ".";
-      append({expert + "gate_up", ParameterClass::expert, 0, {d, 2 * f}, true, false, fan_in(d)});
-      append({expert + "down", ParameterClass::expert, 0, {f, d}, true, false, fan_in(f) * into_residual});
+      append({expert + "gate_up", ParameterClass::expert, 0, {d, 2 * f}, true, fan_in(d)});
+      append({expert + "down", ParameterClass::expert, 0, {f, d}, true, fan_in(f) * into_residual});
     }
   }
 
@@ -70,15 +87,13 @@ Parameters::Parameters(const ModelConfig& config, std::int64_t vocabulary, at::S
       *buffer = at::zeros({sizes_[c]}, dtype);
 
   for (const Span& span : spans_) {
-    at::Tensor value = buffers(span.parameter_class).value.narrow(0, span.offset, span.count());
-    if (span.starts_at_one) value.fill_(1.0);
-    else if (dtype == at::kDouble)
-      fill_normal(value.mutable_data_ptr<double>(), span.count(), span.deviation, static_cast<std::uint64_t>(seed), stable_number(span.name));
-    else fill_normal(value.mutable_data_ptr<float>(), span.count(), span.deviation, static_cast<std::uint64_t>(seed), stable_number(span.name));
+    draw(span, Purpose::init, 0);
     if (span.parameter_class == ParameterClass::expert) continue;
-    at::Tensor leaf = value.view(span.shape).detach();
-    leaf.set_requires_grad(true);
-    leaf.mutable_grad() = buffers(span.parameter_class).gradient.narrow(0, span.offset, span.count()).view(span.shape);
+    at::Tensor leaf = buffers(span.parameter_class).value.narrow(0, span.offset, span.count()).view(span.shape).detach();
+    if (!span.frozen) {
+      leaf.set_requires_grad(true);
+      leaf.mutable_grad() = buffers(span.parameter_class).gradient.narrow(0, span.offset, span.count()).view(span.shape);
+    }
     leaves_.emplace(span.name, leaf);
   }
 
@@ -96,12 +111,23 @@ Parameters::Parameters(const ModelConfig& config, std::int64_t vocabulary, at::S
   }
 }
 
-std::int64_t Parameters::append(Span span) {
+void Parameters::append(Span span) {
   auto& size = sizes_[static_cast<std::size_t>(span.parameter_class)];
   span.offset = size;
   size += span.count();
   spans_.push_back(std::move(span));
-  return spans_.back().offset;
+}
+
+void Parameters::draw(const Span& span, Purpose purpose, std::int64_t step) {
+  const at::Tensor& value = buffers(span.parameter_class).value;
+  const auto seed = static_cast<std::uint64_t>(seed_);
+  if (value.scalar_type() == at::kDouble) fill_normal(value.mutable_data_ptr<double>() + span.offset, span, seed, purpose, step);
+  else fill_normal(value.mutable_data_ptr<float>() + span.offset, span, seed, purpose, step);
+}
+
+void Parameters::resample(std::int64_t step) {
+  for (const Span& span : spans_)
+    if (span.resampled) draw(span, Purpose::resampled, step);
 }
 
 const at::Tensor& Parameters::operator[](const std::string& name) const {

@@ -22,7 +22,8 @@ std::int64_t evaluations(const train::TrialConfig& config) {
 
 double trial_file_bytes(const train::TrialConfig& config) {
   const auto layers = static_cast<double>(config.model.layers - config.model.dense_layers);
-  const auto domains = static_cast<double>(config.data.domains.size()), experts = static_cast<double>(config.model.experts);
+  const auto domains = static_cast<double>(config.data.domains.size());
+  const auto experts = static_cast<double>(config.model.experts + config.routing.extra_experts.routed());
   constexpr double kBytes = 8, kScalarsPerStep = 8, kScalarsPerEvaluation = 16, kReadings = 2, kFixed = 65536;
   return kFixed + kBytes * static_cast<double>(config.steps()) * (kScalarsPerStep + 2 * layers) +
          kBytes * kReadings * static_cast<double>(evaluations(config)) * (layers * (domains * experts + kScalarsPerEvaluation) + 2 * domains);
@@ -34,7 +35,7 @@ TrialCost cost_of(const train::TrialConfig& config, double flops_per_second) {
   model::CostInput input;
   input.model = config.model;
   input.vocabulary = config.data.vocabulary;
-  input.top_k = config.routing.top_k;
+  input.routing = config.routing;
   input.sequence_length = config.data.sequence_length;
   input.tokens_per_pass = sequences_per_pass(config) * config.data.sequence_length;
   input.value_bytes = config.train.dtype == train::Precision::fp64 ? 8 : 4;

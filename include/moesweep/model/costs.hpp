@@ -4,14 +4,15 @@
 #include <cstdint>
 
 #include "moesweep/model/config.hpp"
+#include "moesweep/routing/config.hpp"
 
 namespace moesweep::model {
 
 /// What the closed forms need to know beside the model.
 struct CostInput {
   ModelConfig model;
+  routing::RoutingConfig routing;
   std::int64_t vocabulary = 0;
-  std::int64_t top_k = 1;
   std::int64_t sequence_length = 0;
   std::int64_t tokens_per_pass = 0;  ///< of one rank
   std::int64_t value_bytes = 4;      ///< of a master weight: 4, or 8 in fp64
@@ -20,7 +21,7 @@ struct CostInput {
 
 struct Costs {
   std::int64_t parameters_total = 0;
-  std::int64_t parameters_active = 0;   ///< total without the experts that a token does not visit
+  std::int64_t parameters_active = 0;   ///< total without the FFN experts that a token does not visit, on average
   double forward_flops_per_token = 0;   ///< matrix products: 2 per multiply-add, whole attention square
   double training_flops_per_token = 0;  ///< three times the forward ones
   std::int64_t parameter_bytes = 0;     ///< of one rank: values, gradients, two moments

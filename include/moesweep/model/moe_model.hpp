@@ -6,6 +6,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <map>
+#include <memory>
 #include <span>
 #include <string>
 #include <utility>
@@ -15,9 +16,13 @@
 #include "moesweep/model/config.hpp"
 #include "moesweep/model/parameters.hpp"
 #include "moesweep/routing/config.hpp"
+#include "moesweep/routing/recording.hpp"
 #include "moesweep/routing/router.hpp"
 
 namespace moesweep::model {
+
+struct ExpertOutputs;
+struct RouterWeights;
 
 /// One pass of one rank.
 struct PassInput {
@@ -31,14 +36,16 @@ using PassDecisions = std::vector<routing::Decision>;
 
 struct PassResult {
   at::Tensor token_loss;                     ///< [T] nats, in the graph when training
-  std::map<std::string, at::Tensor> losses;  ///< balancing and regularising losses, summed over layers, in the graph
+  std::map<std::string, at::Tensor> losses;  ///< by name (`MoeModel::loss_names`), weighted, summed over layers, in the graph; training only
   PassDecisions decisions;
 };
 
-/// Arithmetic of the matrix products (fp32, bf16, fp64); the residual stream, norms, router and loss are fp32 at least.
 struct MoeModelOptions {
+  /// Arithmetic of the matrix products (fp32, bf16, fp64); the residual stream, norms, router and loss are fp32 at least.
   at::ScalarType compute = at::kFloat;
   std::int64_t seed = 1;
+  std::vector<double> token_frequency = {};                  ///< [vocabulary], for balanced hash tables
+  std::shared_ptr<const routing::Recording> recording = {};  ///< for replay
 };
 
 class MoeModel {
@@ -49,10 +56,23 @@ class MoeModel {
 
   Parameters& parameters() { return parameters_; }
   std::int64_t moe_layers() const { return config_.layers - config_.dense_layers; }
+  /// Experts that a router chooses among: FFN experts first, then zero, copy and constant ones.
+  std::int64_t routed_experts() const { return config_.experts + routing_.extra_experts.routed(); }
+  /// One per MoE layer that decides: with depth shared_decision the first alone.
   std::vector<routing::LayerRouter>& routers() { return routers_; }
   /// Several passes must run in two phases: some router needs them all at once.
   bool needs_whole_step(routing::Mode mode) const;
   bool readings_differ() const;
+  /// Logits up to a position cannot depend on later tokens in this mode, at this step.
+  bool causal(routing::Mode mode) const;
+  /// The names of the losses that a pass may give, in a fixed order.
+  std::vector<std::string> loss_names() const;
+  /// Router parameters to be read from checkpoints, by the checkpoint's path.
+  std::map<std::string, std::vector<Span>> imported_spans() const;
+
+  /// Before each step's, and each evaluation's, first pass: schedules take their values; with `training`, resampled router weights are drawn anew
+  /// as a function of (seed, name, step). Evaluation keeps the last ones.
+  void begin_step(std::int64_t step, bool training);
 
   /// Phase one, where several passes need one (`needs_whole_step`), else nothing and an empty result: all passes of the step, layer by layer, without
   /// gradient; at each MoE layer all are decided together. Keeps hidden states only. Collective where a scope spans ranks; every rank gives the same
@@ -69,19 +89,29 @@ class MoeModel {
   std::vector<std::pair<std::string, at::Tensor>> state();
 
  private:
-  /// The stream just before a layer's experts: what is added to, the normed input, and the router's logits (MoE layers).
+  /// The stream just before a layer's experts: what is added to, the normed input, and the router's scores (MoE layers that decide).
   struct Before {
-    at::Tensor residual, input, logits;
+    at::Tensor residual, input;
+    routing::Scores scores;
   };
+  using Losses = std::map<std::string, at::Tensor>;
   at::Tensor product(const at::Tensor& x, const at::Tensor& w) const;
   at::Tensor norm(const at::Tensor& x, const std::string& gain) const;
   at::Tensor attention(std::int64_t layer, const at::Tensor& h, const routing::TokenLayout& layout) const;
   at::Tensor swiglu(const at::Tensor& h, const std::string& prefix) const;
-  Before before_experts(std::int64_t layer, const at::Tensor& x, const routing::TokenLayout& layout) const;
-  at::Tensor after_experts(std::int64_t layer, const Before& before, const routing::Assignment& assignment) const;
+  Before before_experts(std::int64_t layer, const at::Tensor& x, const routing::TokenLayout& layout, routing::Mode mode) const;
+  at::Tensor after_experts(std::int64_t layer, const Before& before, const routing::Assignment& assignment, Losses* losses) const;
+  void regularise(std::int64_t layer, const ExpertOutputs& outputs, const routing::Slots& slots, const routing::TokenLayout& layout,
+                  Losses& losses) const;
+  RouterWeights router_weights(std::int64_t moe_layer) const;
   bool is_dense(std::int64_t layer) const { return layer < config_.dense_layers; }
+  /// The number of a MoE layer, from 0.
+  std::int64_t moe_layer(std::int64_t layer) const { return layer - config_.dense_layers; }
+  /// False for a MoE layer that takes the first one's decision.
+  bool decides(std::int64_t layer) const { return moe_layer(layer) < static_cast<std::int64_t>(routers_.size()); }
 
   ModelConfig config_;
+  routing::RoutingConfig routing_;
   Parameters parameters_;
   at::ScalarType compute_;
   std::vector<routing::LayerRouter> routers_;

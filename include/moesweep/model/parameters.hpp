@@ -9,7 +9,9 @@
 #include <string>
 #include <vector>
 
+#include "moesweep/core/random.hpp"
 #include "moesweep/model/config.hpp"
+#include "moesweep/routing/config.hpp"
 
 namespace moesweep::model {
 
@@ -21,9 +23,12 @@ struct Span {
   ParameterClass parameter_class = ParameterClass::dense;
   std::int64_t offset = 0;  ///< in elements of the class's buffers
   std::vector<std::int64_t> shape;
-  bool decays = false;         ///< weight decay applies (matrices)
-  bool starts_at_one = false;  ///< norm gains; all others start normal with `deviation`
-  double deviation = 0.0;      ///< initial standard deviation
+  bool decays = false;             ///< weight decay applies (matrices)
+  double deviation = 0.0;          ///< initial values are normal with this standard deviation
+  double mean = 0.0;               ///< and this mean: 1 for norm gains
+  bool frozen = false;             ///< the optimiser leaves it alone, weight decay included; it has no gradient
+  bool resampled = false;          ///< drawn anew at each training step
+  std::string imported_from = {};  ///< the checkpoint that holds its values; empty: they are drawn
 
   std::int64_t count() const;
 };
@@ -36,7 +41,7 @@ struct Buffers {
 class Parameters {
  public:
   /// Buffers of `dtype` (fp32, or fp64), initialised as a pure function of (seed, name, element).
-  Parameters(const ModelConfig& config, std::int64_t vocabulary, at::ScalarType dtype, std::int64_t seed);
+  Parameters(const ModelConfig& config, std::int64_t vocabulary, at::ScalarType dtype, std::int64_t seed, const routing::RoutingConfig& routing = {});
 
   Buffers& buffers(ParameterClass c) { return buffers_[static_cast<std::size_t>(c)]; }
   const std::vector<Span>& spans() const { return spans_; }
@@ -48,10 +53,13 @@ class Parameters {
   };
   Stack stack(std::int64_t layer, const std::string& which) const;  ///< which: `gate_up` or `down`
   void zero_gradients();
+  /// New values for the spans that are drawn anew, a pure function of (seed, name, element, step).
+  void resample(std::int64_t step);
 
  private:
-  std::int64_t append(Span span);
-  ModelConfig config_;
+  void append(Span span);
+  void draw(const Span& span, Purpose purpose, std::int64_t step);
+  std::int64_t seed_;
   std::vector<Span> spans_;
   std::array<std::int64_t, 2> sizes_{0, 0};
   std::array<Buffers, 2> buffers_;
