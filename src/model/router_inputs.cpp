@@ -1,0 +1,39 @@
+// See router_inputs.hpp.
+#include "router_inputs.hpp"
+
+#include <ATen/ATen.h>
+
+namespace moesweep::model {
+
+namespace {
+
+constexpr double kLargestCosineScale = 100;
+
+/// Rows over their norms; rows of zeros stay zeros.
+at::Tensor directions(const at::Tensor& rows) { return rows / at::linalg_vector_norm(rows, 2, {-1}, /*keepdim=*/true).clamp_min(1e-12); }
+
+}  // namespace
+
+routing::Scores router_scores(const at::Tensor& h, const RouterWeights& weights, const routing::LayerRouter& router,
+                              const routing::TokenLayout& tokens, routing::Mode mode) {
+  const routing::RoutingConfig& now = router.now();
+  const std::int64_t layer = router.place().layer;
+  at::Tensor input = routing::pool_rows(h, tokens, now.granularity, now.pool);
+  if (mode == routing::Mode::train && now.perturb == routing::Perturb::jitter) {
+    const routing::TokenLayout places = routing::decision_layout(tokens, now.granularity, now.pool);
+    input = input * routing::jitter_factors(places, layer, input.size(1), now.noise.jitter, input.scalar_type());
+  }
+  routing::Scores scores;
+  scores.layer = layer;
+  scores.tokens = &tokens;
+  if (now.logits == routing::Logits::cosine) {
+    const at::Tensor cosine = at::matmul(directions(at::matmul(input, weights.projection.t())), directions(weights.rows).t());
+    scores.logits = cosine * weights.temperature.exp().clamp_max(kLargestCosineScale);
+  } else {
+    scores.logits = at::matmul(input, weights.rows.t());
+  }
+  if (mode == routing::Mode::train && now.noise.learned) scores.noise_logits = at::matmul(input, weights.noise.t());
+  return scores;
+}
+
+}  // namespace moesweep::model
