@@ -1,18 +1,15 @@
-// What can be asked before anything runs: schema, routers, plan.
+// What can be asked before anything runs: schema, plan.
 #include "moesweep/plan/cost.hpp"
 
 #include <fmt/core.h>
 
 #include <algorithm>
-#include <filesystem>
-#include <map>
 #include <memory>
-#include <sstream>
 
 #include "cli.hpp"
-#include "moesweep/core/publish.hpp"
 #include "moesweep/core/text.hpp"
 #include "moesweep/plan/scheduler.hpp"
+#include "moesweep/spec/presets.hpp"
 #include "moesweep/spec/sweep.hpp"
 
 namespace moesweep::cli {
@@ -30,67 +27,15 @@ void add_schema(CLI::App& app, Invocation& invocation) {
 
 namespace {
 
-/// The presets by name; of equal names the first folder's counts.
-std::map<std::string, std::filesystem::path> router_files() {
-  std::map<std::string, std::filesystem::path> files;
-  for (const auto& folder : spec::config_folders()) {
-    std::error_code failure;
-    for (const auto& entry : std::filesystem::directory_iterator(folder / "routers", failure))
-      if (entry.path().extension() == ".yaml") files.emplace(entry.path().stem().string(), entry.path());
-  }
-  return files;
-}
-
-/// The comment that a preset begins with.
-std::string heading_of(const std::string& text) {
-  std::istringstream lines(text);
-  std::string heading;
-  for (std::string line; std::getline(lines, line) && line.starts_with("#");) {
-    const auto start = line.find_first_not_of("# ");
-    if (start != std::string::npos) heading += (heading.empty() ? "" : " ") + line.substr(start);
-  }
-  return heading;
-}
-
-}  // namespace
-
-void add_routers(CLI::App& app, Invocation& invocation) {
-  auto name = std::make_shared<std::string>();
-  CLI::App* sub = subcommand(app, "routers", "The router presets in configs/routers, one line each.", "moesweep routers --explain reference");
-  sub->add_option("--explain", *name, "show one preset: its source and its keys");
-  sub->callback([name, &invocation] {
-    const auto files = router_files();
-    if (name->empty()) {
-      std::vector<std::vector<std::string>> rows;
-      for (const auto& [preset, file] : files) rows.push_back({preset, heading_of(read_text(file))});
-      if (rows.empty())
-        throw Error(ErrorKind::io, "no configs/routers folder was found", "", "set MOESWEEP_CONFIGS to the configs folder of moesweep");
-      print(table(rows));
-    } else {
-      const auto found = files.find(*name);
-      if (found == files.end()) {
-        std::string known;
-        for (const auto& [preset, file] : files) known += (known.empty() ? "" : ", ") + preset;
-        throw Error(ErrorKind::usage, fmt::format("there is no router preset '{}'", *name), "", "known presets: " + known);
-      }
-      print(fmt::format("{}\nUse it as `routing: routers/{}.yaml`, in points or on the command line: routing=routers/{}.yaml\n\n{}",
-                        found->second.string(), *name, *name, read_text(found->second)));
-    }
-    invocation.exit_code = ExitCode::ok;
-  });
-}
-
-namespace {
-
 struct PlanOptions {
-  std::string sweep;
+  std::string sweep, router;
   std::vector<std::string> overrides;
   std::int64_t ranks = 0;
   bool json = false;
 };
 
 void show_plan(const PlanOptions& options) {
-  const spec::Sweep sweep = spec::load_sweep(options.sweep, options.overrides);
+  const spec::Sweep sweep = spec::load_sweep(options.sweep, spec::with_router(options.router, options.overrides));
   const auto axes = spec::axes_of(sweep.trials);
   std::vector<plan::TrialCost> costs;
   std::vector<plan::Job> jobs;
@@ -170,6 +115,7 @@ void add_plan(CLI::App& app, Invocation& invocation) {
                              "moesweep plan scale35x seed=[1,2] --ranks 8");
   sub->add_option("SWEEP", options->sweep, "sweep file, or the name of one in configs/sweeps")->required();
   sub->add_option("OVERRIDE", options->overrides, "key=value, key=[a,b] (an axis), +key=value, ~key");
+  sub->add_option("--router", options->router, "a preset for all trials (`moesweep routers` lists them), before the overrides");
   sub->add_option("--ranks", options->ranks, "ranks to estimate the time for (default: the largest gang)")->check(CLI::Range(1, 10000000));
   sub->add_flag("--json", options->json, "as JSON");
   sub->callback([options, &invocation] {

@@ -12,6 +12,7 @@
 #include "moesweep/launch/aggregate.hpp"
 #include "moesweep/launch/run.hpp"
 #include "moesweep/launch/status.hpp"
+#include "moesweep/spec/presets.hpp"
 #include "moesweep/train/trial.hpp"
 
 namespace moesweep::cli {
@@ -53,7 +54,7 @@ Json numbers(const std::map<std::string, double>& values) {
 
 void add_run(CLI::App& app, Invocation& invocation) {
   struct Options {
-    std::string sweep, out, shard = "0/1";
+    std::string sweep, router, out, shard = "0/1";
     std::vector<std::string> overrides;
   };
   auto options = std::make_shared<Options>();
@@ -63,6 +64,7 @@ void add_run(CLI::App& app, Invocation& invocation) {
                              "mpirun -n 2 moesweep run quickstart train.steps=50 --out runs/short");
   sub->add_option("SWEEP", options->sweep, "sweep file, or the name of one in configs/sweeps")->required();
   sub->add_option("OVERRIDE", options->overrides, "key=value, key=[a,b] (an axis), +key=value, ~key");
+  sub->add_option("--router", options->router, "a preset for all trials (`moesweep routers` lists them), before the overrides");
   sub->add_option("--out", options->out, "sweep folder (default: runs/NAME)");
   sub->add_option("--shard", options->shard, "i/n: first the i-th of n parts, i from 0; then what nobody has claimed");
   sub->callback([options, &invocation] {
@@ -73,7 +75,7 @@ void add_run(CLI::App& app, Invocation& invocation) {
       launch::RunOptions run;
       world.agree(
           [&] {
-            sweep = spec::load_sweep(options->sweep, options->overrides);
+            sweep = spec::load_sweep(options->sweep, spec::with_router(options->router, options->overrides));
             run.folder = options->out.empty() ? launch::default_folder(sweep.name) : std::filesystem::path(options->out);
           },
           "reading of the sweep file");
@@ -95,7 +97,7 @@ void add_run(CLI::App& app, Invocation& invocation) {
 
 void add_train(CLI::App& app, Invocation& invocation) {
   struct Options {
-    std::string trial, out;
+    std::string trial, router, out;
     std::vector<std::string> overrides;
   };
   auto options = std::make_shared<Options>();
@@ -103,6 +105,7 @@ void add_train(CLI::App& app, Invocation& invocation) {
                              "moesweep train runs/quickstart/trials/3f/3fa1c2.../config.yaml --out runs/again");
   sub->add_option("TRIAL", options->trial, "YAML file of one trial")->required();
   sub->add_option("OVERRIDE", options->overrides, "key=value");
+  sub->add_option("--router", options->router, "a preset (`moesweep routers` lists them), before the overrides");
   sub->add_option("--out", options->out, "folder of its files (default: runs/train-ID)");
   sub->callback([options, &invocation] {
     invocation.exit_code = with_mpi([&](const comm::Communicator& world) {
@@ -113,7 +116,7 @@ void add_train(CLI::App& app, Invocation& invocation) {
       bool there = false;
       world.agree(
           [&] {
-            config = spec::load_trial(options->trial, options->overrides);
+            config = spec::load_trial(options->trial, spec::with_router(options->router, options->overrides));
             id = train::id_of(config);
             folder = options->out.empty() ? std::filesystem::path("runs") / ("train-" + id) : std::filesystem::path(options->out);
             file = folder / "trial.h5";
