@@ -170,8 +170,9 @@ std::string select_formula(const RoutingConfig& config) {
 
 std::string weight_formula(const RoutingConfig& config) {
   std::string formula;
-  if (config.select == "hash" && config.hash_weights == ReferenceWeights::uniform) formula = "1 / k";
-  else if (config.select == "reference" && config.reference_weights == ReferenceWeights::uniform) formula = "1 / k";
+  const bool uniform = (config.select == "hash" && config.hash_weights == ReferenceWeights::uniform) ||
+                       (config.select == "reference" && config.reference_weights == ReferenceWeights::uniform);
+  if (uniform) formula = "1 / k";
   else if (config.select == "threshold") formula = "sigmoid(x)";
   else if (config.select == "relu") formula = "R";
   else if (config.select == "expert_choice" || config.select == "dense") formula = "p";
