@@ -8,7 +8,19 @@
 namespace moesweep {
 
 /// What a number is for; two purposes never share a stream.
-enum class Purpose : std::uint32_t { batch = 1, init, router_noise, random_router, synthetic_text, validation, capacity, resampled, test };
+enum class Purpose : std::uint32_t {
+  batch = 1,
+  init,
+  router_noise,
+  random_router,
+  synthetic_text,
+  validation,
+  capacity,
+  resampled,
+  test,
+  router_jitter,
+  hash_table,
+};
 
 /// Where a number is drawn: every field that does not apply stays 0.
 struct Place {
