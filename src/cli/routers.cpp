@@ -62,7 +62,10 @@ std::string two_phases(const RoutingConfig& config) {
       always = always || kind == ScopeKind::global_batch;
       at_first = at_first || kind == ScopeKind::history;
     };
-    for (const BalanceConfig& term : terms_with_unit(one)) scope(term.scope);
+    for (const BalanceConfig& term : terms_with_unit(one)) {
+      const bool bias = term.method == "expert_bias" || term.method == "expert_bias_momentum";
+      if (!bias || term.scope == ScopeKind::history) scope(term.scope);  // a bias needs its counts at the end of the step only
+    }
     if (one.regularise.batch_entropy > 0 || one.regularise.score_variance > 0) scope(one.regularise.scope);
     if (one.capacity.factor && one.select != "expert_choice") scope(one.capacity.scope);
   });

@@ -113,7 +113,7 @@ class ImportanceLoad final : public BalanceMethod {
  private:
   /// [T, 2E]: importance (gates after top-k, or all probabilities), then load (chance to be among the k best under fresh noise, or the choice).
   at::Tensor features(const PassView& pass) const {
-    const std::int64_t k = pass.slots.fixed_k;
+    const std::int64_t k = pass.config->select == "top_k" ? pass.config->top_k : 0;
     at::Tensor importance;
     if (config_.all_probabilities) {
       importance = pass.probabilities();
@@ -174,6 +174,32 @@ class BatchEntropy final : public BalanceMethod {
   }
 
  private:
+  double weight_ = 0;
+};
+
+/// - w mean over experts of the variance of a unit's scores (arXiv 2505.22323): a regulariser with a scope.
+class ScoreVariance final : public BalanceMethod {
+ public:
+  void begin_step(const RoutingConfig& now, const BalanceConfig&, std::int64_t) override { weight_ = now.regularise.score_variance; }
+  bool has_sums() const override { return true; }
+  at::Tensor sums(const PassView& pass, const at::Tensor& unit, std::int64_t units) const override {
+    return sums_of_features(features(pass).detach().to(at::kDouble), pass.tokens(), unit, units);
+  }
+  std::string loss_name() const override { return "score_variance"; }
+  at::Tensor loss(const PassView& pass, const UnitStatistics& units) const override {
+    const std::int64_t experts = pass.place->experts;
+    return loss_of_sums(features(pass), pass.tokens(), units, [&](const at::Tensor& totals, const at::Tensor& tokens) {
+      const at::Tensor mean = totals / tokens.view({-1, 1});
+      return (mean.narrow(1, 0, experts).square() - mean.narrow(1, experts, experts)).mean(1) * weight_;
+    });
+  }
+
+ private:
+  /// [T, 2E]: scores and their squares.
+  static at::Tensor features(const PassView& pass) {
+    const at::Tensor scores = scores_of(pass.logits, pass.config->score).to(at::kDouble);
+    return at::cat({scores, scores.square()}, 1);
+  }
   double weight_ = 0;
 };
 
@@ -314,6 +340,7 @@ std::unique_ptr<BalanceMethod> plain(const StrategyContext&) {
 }  // namespace
 
 std::unique_ptr<BalanceMethod> make_batch_entropy() { return std::make_unique<BatchEntropy>(); }
+std::unique_ptr<BalanceMethod> make_score_variance() { return std::make_unique<ScoreVariance>(); }
 
 bool register_balance_method(const std::string& name, MakeBalanceMethod make, std::unique_ptr<Options> options) {
   register_strategy_name(StrategyKind::balance, name, std::move(options));

@@ -78,7 +78,7 @@ void CapacityConfig::list(FieldList& fields) {
 void RegulariseConfig::list(FieldList& fields) {
   fields.add("batch_entropy", batch_entropy, "weight of -H(mean probability) over the scope").at_least(0);
   fields.add("token_entropy", token_entropy, "weight of the mean entropy of each token's probabilities").at_least(0);
-  fields.add("scope", scope, "the tokens over which batch_entropy takes its mean");
+  fields.add("scope", scope, "the tokens over which batch_entropy and score_variance are taken");
   fields.add("router_orthogonality", router_orthogonality, "weight of sum |R R^T - 1| over router rows (SimBal, arXiv 2506.14038)").at_least(0);
   fields.add("output_orthogonality", output_orthogonality, "weight of the projections between a token's expert outputs (arXiv 2505.22323)")
       .at_least(0);

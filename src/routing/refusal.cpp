@@ -42,7 +42,7 @@ std::string refusal_of_scope(const std::string& method, ScopeKind scope, Granula
     if (chooses_from_unit(method) || method == "expert_choice")
       return "it chooses from a whole unit, and past steps' tokens cannot be chosen any more";
     if (one_of(method, {"quantile", "threshold"})) return "its cut-offs are a history themselves (decay)";
-    if (one_of(method, {"importance_load", "bandpass", "batch_entropy"}))
+    if (one_of(method, {"importance_load", "bandpass", "batch_entropy", "score_variance"}))
       return "it is a function of the present probabilities, and no gradient flows through past ones";
   }
   if (granularity == Granularity::token) return "";
@@ -204,9 +204,10 @@ std::string refusal_of_one(const RoutingConfig& config, const RoutedModel& model
   }
   if (config.capacity.factor && (config.capacity.scope == ScopeKind::running || config.capacity.scope == ScopeKind::history))
     return fmt::format("routing.capacity.scope = {}: capacity is a share of a whole unit's tokens", name_of_value(config.capacity.scope));
-  if (config.regularise.batch_entropy > 0)
-    if (const auto reason = refusal_of_scope("batch_entropy", config.regularise.scope, config.granularity); !reason.empty())
-      return fmt::format("routing.regularise.batch_entropy with routing.regularise.scope = {}: {}", name_of_value(config.regularise.scope), reason);
+  for (const auto& [name, weight] :
+       {std::pair("batch_entropy", config.regularise.batch_entropy), {"score_variance", config.regularise.score_variance}})
+    if (const auto reason = refusal_of_scope(name, config.regularise.scope, config.granularity); weight > 0 && !reason.empty())
+      return fmt::format("routing.regularise.{} with routing.regularise.scope = {}: {}", name, name_of_value(config.regularise.scope), reason);
   if (config.regularise.router_orthogonality > 0 && config.logits == Logits::cosine)
     return "routing.regularise.router_orthogonality is about the rows of a linear router: routing.logits = cosine has none";
   if (config.regularise.expert_router_coupling > 0 && config.logits == Logits::cosine)

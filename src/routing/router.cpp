@@ -4,6 +4,7 @@
 #include <ATen/core/grad_mode.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "moesweep/core/error.hpp"
 
@@ -18,12 +19,15 @@ struct LayerRouter::Term {
   at::Tensor running;                     ///< scope running: [1, C + 1], totals and tokens since the step began
   at::Tensor history;                     ///< scope history: [E + 1] fp64, mean statistics of a token, and the steps that they come from
   at::Tensor step;                        ///< scope history: [1, E + 1], this rank's totals and tokens of the step
+  at::Tensor deferred;                    ///< [1, C + 1], this rank's totals and tokens where only the step's end needs them
 
   /// Statistics need all passes of a step at once.
   bool spans_passes() const {
-    if (!part->has_sums() && !part->observes_units()) return false;
+    if (defers() || (!part->has_sums() && !part->observes_units())) return false;
     return config.scope == ScopeKind::history ? steps() == 0 : scope.spans_passes();
   }
+  /// Sums over the whole step that no loss needs (a bias): they are totalled at its end, and passes need not wait for one another.
+  bool defers() const { return config.scope == ScopeKind::global_batch && part->has_sums() && part->loss_name().empty() && !part->observes_units(); }
   double steps() const { return history.const_data_ptr<double>()[history.numel() - 1]; }
 };
 
@@ -87,7 +91,7 @@ LayerRouter::LayerRouter(const RoutingConfig& config, RouterPlace place, comm::T
   if (const RoutingConfig greedy = config_.in_evaluation(); greedy.select != config_.select)
     greedy_selection_ = make_selection({greedy, greedy.balance, place_});
   const auto add = [&](const BalanceConfig& term, Part* part, std::unique_ptr<BalanceMethod> method) {
-    Term made{term, Scope(term.scope, gang), part != nullptr ? part : method.get(), std::move(method), {}, {}, {}};
+    Term made{term, Scope(term.scope, gang), part != nullptr ? part : method.get(), std::move(method), {}, {}, {}, {}};
     if (term.scope == ScopeKind::history && made.part->has_sums()) {
       made.history = at::zeros({place_.experts + 1}, at::kDouble);
       made.step = at::zeros({1, place_.experts + 1}, at::kDouble);
@@ -96,11 +100,14 @@ LayerRouter::LayerRouter(const RoutingConfig& config, RouterPlace place, comm::T
   };
   add(config_.balance, selection_.get(), nullptr);
   for (const BalanceConfig& term : config_.terms()) add(term, nullptr, make_balance_method({config_, term, place_}));
-  if (config_.regularise.batch_entropy > 0 || is_scheduled(config_, "regularise.batch_entropy")) {
+  const auto add_regulariser = [&](double weight, const char* key, auto&& make) {
+    if (weight <= 0 && !is_scheduled(config_, key)) return;
     BalanceConfig term;
     term.scope = config_.regularise.scope;
-    add(term, nullptr, make_batch_entropy());
-  }
+    add(term, nullptr, make());
+  };
+  add_regulariser(config_.regularise.batch_entropy, "regularise.batch_entropy", make_batch_entropy);
+  add_regulariser(config_.regularise.score_variance, "regularise.score_variance", make_score_variance);
   begin_step(0);
 }
 
@@ -278,6 +285,11 @@ std::vector<UnitStatistics> LayerRouter::statistics(Term& term, std::span<const 
     sums.push_back(at::cat({term.part->sums(passes[p], unit, units), counted}, 1));
   }
   if (sums.empty()) return statistics;
+  if (term.defers()) {
+    if (!term.deferred.defined()) term.deferred = at::zeros_like(sums.front());
+    for (const at::Tensor& sum : sums) term.deferred += sum;
+    return statistics;
+  }
   const std::int64_t columns = sums.front().size(1) - 1;
   if (term.config.scope == ScopeKind::history) {
     MOESWEEP_ASSERT(columns == place_.experts, "scope history keeps one number for each expert");
@@ -362,9 +374,6 @@ Assignment LayerRouter::apply(const Scores& scores, const Decision& decision, Mo
   if (config.z_loss_weight > 0) assignment.losses["z_loss"] = z_loss(scores.logits, tokens.mask, tokens.step_tokens) * config.z_loss_weight;
   if (config.regularise.token_entropy > 0)
     assignment.losses["token_entropy"] = token_entropy(pass.probabilities(), tokens.mask, tokens.step_tokens) * config.regularise.token_entropy;
-  if (config.regularise.score_variance > 0)
-    assignment.losses["score_variance"] =
-        score_variance(scores_of(scores.logits, config.score), tokens.mask, tokens.step_tokens) * config.regularise.score_variance;
   return assignment;
 }
 
@@ -377,7 +386,6 @@ std::vector<std::string> LayerRouter::loss_names() const {
   };
   add("z_loss", "z_loss_weight", config_.z_loss_weight);
   add("token_entropy", "regularise.token_entropy", config_.regularise.token_entropy);
-  add("score_variance", "regularise.score_variance", config_.regularise.score_variance);
   add("router_orthogonality", "regularise.router_orthogonality", config_.regularise.router_orthogonality);
   add("output_orthogonality", "regularise.output_orthogonality", config_.regularise.output_orthogonality);
   add("expert_router_coupling", "regularise.expert_router_coupling", config_.regularise.expert_router_coupling);
@@ -386,6 +394,12 @@ std::vector<std::string> LayerRouter::loss_names() const {
 
 void LayerRouter::end_step() {
   for (Term& term : terms_) {
+    if (term.deferred.defined()) {
+      const at::Tensor total = term.scope.totals({std::exchange(term.deferred, at::Tensor())}).front();
+      const std::int64_t columns = total.size(1) - 1;
+      const at::Tensor tokens = total.select(1, columns);
+      if (term.scope.speaks()) term.part->observe({total.narrow(1, 0, columns), tokens, tokens, {}});
+    }
     term.part->end_step(*gang_);
     term.running = at::Tensor();
     if (!term.history.defined()) continue;

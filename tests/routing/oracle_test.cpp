@@ -26,8 +26,9 @@ TEST(Choices, TopKAndWeightsOnRandomLogits) {
       for (const auto& [experts, k] : {std::pair<std::int64_t, std::int64_t>{8, 1}, {8, 3}, {5, 5}, {32, 4}, {1, 1}}) {
         const Step step = make_step(static_cast<std::uint64_t>(experts * 100 + k), 6, 5, experts, k, spread);
         const at::Tensor expert = top_k_indices(step.logits, k);
-        expect_same_choice(expert, gate_weights(step.logits, expert, score, 2.5), reference::route_top_k(step.oracle, oracle_score(score), 2.5),
-                           1e-13, EnumNames<Score>::names[static_cast<std::size_t>(score)]);
+        expect_same_choice(expert, gate_weights(step.logits, slots_of(expert), score, 2.5).view({-1, k}),
+                           reference::route_top_k(step.oracle, oracle_score(score), 2.5), 1e-13,
+                           EnumNames<Score>::names[static_cast<std::size_t>(score)]);
       }
 }
 
@@ -36,8 +37,8 @@ TEST(Choices, HugeLogitsStayOrdered) {
   Step step = make_step(3, 2, 4, 6, 2, 1e4);
   const at::Tensor expert = top_k_indices(step.logits, 2);
   for (const Score score : kScores)
-    expect_same_choice(expert, gate_weights(step.logits, expert, score, 1.0), reference::route_top_k(step.oracle, oracle_score(score)), 1e-11,
-                       "huge");
+    expect_same_choice(expert, gate_weights(step.logits, slots_of(expert), score, 1.0).view({-1, 2}),
+                       reference::route_top_k(step.oracle, oracle_score(score)), 1e-11, "huge");
 }
 
 TEST(Choices, TheDeviceIndependentPathAgreesWithTheKernel) {
@@ -53,14 +54,14 @@ TEST(Choices, ReferenceRouterFollowsTheDomain) {
     for (const std::int64_t experts : {8, 16}) {  // E = D k, and E/D > k
       const Step step = make_step(21, 8, 3, experts, 2);
       RoutingConfig config;
-      config.select = Select::reference;
+      config.select = "reference";
       config.top_k = 2;
       config.weight_scale = 1.5;
       config.reference_weights = uniform ? ReferenceWeights::uniform : ReferenceWeights::gate;
-      LayerRouter router(config, 0, experts, 4, *gang);
-      const Scores scores{step.logits, 0, &step.layout};
+      LayerRouter router(config, place_of(experts), *gang);
+      const Scores scores{step.logits, 0, &step.layout, {}};
       const auto decision = router.decide({&scores, 1}, Mode::train)[0];
-      const Assignment assignment = router.apply(scores, decision);
+      const Assignment assignment = router.apply(scores, decision, Mode::train);
       // The order of a token's slots means nothing here: compare sorted by expert.
       const at::Tensor order = decision.slots.by_token().argsort(std::int64_t{1}, false);
       expect_same_choice(decision.slots.by_token().gather(1, order), assignment.weight.view({-1, 2}).gather(1, order),
@@ -77,15 +78,15 @@ TEST(Losses, AuxLossAndItsGradientAtEveryScope) {
         RoutingConfig config;
         config.score = score;
         config.top_k = 2;
-        config.balance.method = BalanceMethod::aux_loss;
+        config.balance.method = "aux_loss";
         config.balance.scope = scope;
         config.balance.weight = 0.37;
-        LayerRouter router(config, 0, 8, 4, *gang);
+        LayerRouter router(config, place_of(8), *gang);
         step.logits.set_requires_grad(true);
-        const Scores scores{step.logits, 0, &step.layout};
-        const Assignment assignment = router.apply(scores, router.decide({&scores, 1}, Mode::train)[0]);
+        const Scores scores{step.logits, 0, &step.layout, {}};
+        const Assignment assignment = router.apply(scores, router.decide({&scores, 1}, Mode::train)[0], Mode::train);
         const auto oracle = reference::aux_loss(step.oracle, oracle_score(score), oracle_scope(scope), 0.37);
-        const at::Tensor loss = assignment.losses.at("balance");
+        const at::Tensor loss = assignment.losses.at("aux_loss");
         EXPECT_NEAR(loss.item<double>(), oracle.value, 1e-13);
         const at::Tensor gradient = torch::autograd::grad({loss}, {step.logits})[0].view(-1);
         for (std::size_t i = 0; i < oracle.gradient.size(); ++i)
@@ -102,12 +103,12 @@ TEST(Losses, AuxLossIsExactlyItsWeightUnderPerfectBalance) {
   for (const ScopeKind scope : kScopes) {
     RoutingConfig config;
     config.top_k = 1;
-    config.balance.method = BalanceMethod::aux_loss;
+    config.balance.method = "aux_loss";
     config.balance.scope = scope;
     config.balance.weight = 0.125;
-    LayerRouter router(config, 0, experts, 4, *gang);
-    const Scores scores{step.logits, 0, &step.layout};
-    EXPECT_DOUBLE_EQ(router.apply(scores, router.decide({&scores, 1}, Mode::train)[0]).losses.at("balance").item<double>(), 0.125);
+    LayerRouter router(config, place_of(experts), *gang);
+    const Scores scores{step.logits, 0, &step.layout, {}};
+    EXPECT_DOUBLE_EQ(router.apply(scores, router.decide({&scores, 1}, Mode::train)[0], Mode::train).losses.at("aux_loss").item<double>(), 0.125);
   }
 }
 
@@ -129,48 +130,21 @@ TEST(Losses, GateGradientsByFiniteDifferences) {
     Step step = make_step(51, 2, 3, 6, 3, 1.0);
     const at::Tensor expert = top_k_indices(step.logits, 3), upstream = at::arange(18, at::kDouble).view({6, 3}).sin();
     at::Tensor logits = step.logits.clone().set_requires_grad(true);
-    const at::Tensor gradient = torch::autograd::grad({(gate_weights(logits, expert, score, 1.3) * upstream).sum()}, {logits})[0];
+    const at::Tensor gradient =
+        torch::autograd::grad({(gate_weights(logits, slots_of(expert), score, 1.3).view({-1, 3}) * upstream).sum()}, {logits})[0];
     const double h = 1e-6;
     for (std::int64_t i = 0; i < logits.numel(); ++i) {
       at::Tensor up = step.logits.clone(), down = step.logits.clone();
       up.view(-1)[i] += h;
       down.view(-1)[i] -= h;
       const double slope =
-          ((gate_weights(up, expert, score, 1.3) - gate_weights(down, expert, score, 1.3)) * upstream).sum().item<double>() / (2 * h);
+          ((gate_weights(up, slots_of(expert), score, 1.3).view({-1, 3}) - gate_weights(down, slots_of(expert), score, 1.3).view({-1, 3})) * upstream)
+              .sum()
+              .item<double>() /
+          (2 * h);
       ASSERT_NEAR(gradient.view(-1)[i].item<double>(), slope, 1e-8);
     }
   }
-}
-
-TEST(Bias, StepsAndChoicesFollowTheOracleOverSeveralSteps) {
-  auto gang = comm::make_local_transport();
-  for (const ScopeKind scope : kScopes)
-    for (const BiasRule rule : {BiasRule::sign, BiasRule::proportional})
-      for (const bool centred : {false, true}) {
-        RoutingConfig config;
-        config.score = Score::sigmoid;
-        config.top_k = 2;
-        config.balance.method = BalanceMethod::expert_bias;
-        config.balance.scope = scope;
-        config.balance.rate = 0.05;
-        config.balance.rule = rule;
-        config.balance.mean_centred = centred;
-        LayerRouter router(config, 0, 8, 4, *gang);
-        reference::Vector bias(8, 0.0);
-        for (std::uint64_t n = 0; n < 5; ++n) {
-          const Step step = make_step(60 + n, 6, 5, 8, 2, 1.0, n % 2 == 1);
-          const Scores scores{step.logits, 0, &step.layout};
-          const auto decision = router.decide({&scores, 1}, Mode::train)[0];
-          const auto choice = reference::route_top_k(step.oracle, reference::Score::sigmoid, 1.0, bias);
-          const Assignment assignment = router.apply(scores, decision);
-          expect_same_choice(decision.slots.by_token(), assignment.weight.view({-1, 2}), choice, 1e-13, "biased");
-          router.end_step();
-          bias = reference::updated_bias(bias, reference::counts_by_unit(step.oracle, choice, oracle_scope(scope)), 0.05,
-                                         rule == BiasRule::sign ? reference::BiasRule::sign : reference::BiasRule::proportional, centred);
-          const at::Tensor mine = router.state()[0].second;
-          for (std::size_t e = 0; e < bias.size(); ++e) ASSERT_NEAR(mine[static_cast<std::int64_t>(e)].item<double>(), bias[e], 1e-14);
-        }
-      }
 }
 
 TEST(Counting, MaximumViolationPerRow) {

@@ -142,8 +142,9 @@ bool register_balance_method(const std::string& name, MakeBalanceMethod make) {
   return register_balance_method(name, std::move(make), std::make_unique<OptionsOf<Config>>());
 }
 
-/// The entropy of the unit's mean probabilities as a part (regularise.batch_entropy).
+/// Regularisers with a scope (regularise.scope) as parts: the entropy of a unit's mean probabilities, and the variance of its scores.
 std::unique_ptr<BalanceMethod> make_batch_entropy();
+std::unique_ptr<BalanceMethod> make_score_variance();
 
 /// The part of that name, built in or registered; an `internal` error when there is none.
 std::unique_ptr<Selection> make_selection(const StrategyContext& context);
