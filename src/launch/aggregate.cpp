@@ -125,7 +125,7 @@ Aggregation aggregate(const comm::Communicator& world, const fs::path& sweep_fol
     }
     if (plan.trials[i].removed) row.reason = "not in the sweep file any more" + (row.reason.empty() ? "" : ": " + row.reason);
     keys.push_back(comparison_key(trials[i].config));
-    if (trials[i].config.routing.select == routing::Select::reference && row.state == "done") references.emplace(keys.back(), i);
+    if (trials[i].config.routing.select == "reference" && row.state == "done") references.emplace(keys.back(), i);
     rows.push_back(std::move(row));
   }
   for (std::size_t i = 0; i < rows.size(); ++i) {

@@ -195,6 +195,9 @@ void take(std::map<std::string, Joined>& joined, const Json& entry, std::size_t 
   array.offsets.push_back(array.offsets.back() + product(shape));
 }
 
+/// Large records that a sweep has no use for.
+bool stays_with_trial(const std::string& path) { return path.starts_with("assignments/"); }
+
 /// Gives the units of the arrays that are metrics, by the metric's name.
 std::map<std::string, std::string> write_arrays(const comm::Communicator& communicator, CollectiveFile& file, const std::vector<SweepRow>& rows) {
   std::vector<std::size_t> with_file;
@@ -219,7 +222,8 @@ std::map<std::string, std::string> write_arrays(const comm::Communicator& commun
     Json lists = Json::array();
     for (const auto& record : mine) {
       Json list = Json::array();
-      for (const auto& array : record.arrays) list.push_back(describe_array(array));
+      for (const auto& array : record.arrays)
+        if (!stays_with_trial(array.path)) list.push_back(describe_array(array));
       lists.push_back(std::move(list));
     }
     std::vector<Fragment> fragments;
@@ -249,6 +253,7 @@ std::map<std::string, std::string> write_arrays(const comm::Communicator& commun
     for (std::size_t t = 0; t < mine.size(); ++t) {
       const std::size_t trial = with_file[static_cast<std::size_t>(first) + t];
       for (const auto& record_array : mine[t].arrays) {
+        if (stays_with_trial(record_array.path)) continue;
         const Joined& array = joined.at(record_array.path);
         fragments.push_back({array.dataset, array.offsets[trial], array.offsets[trial + 1] - array.offsets[trial], record_array.bytes.data()});
       }

@@ -53,7 +53,7 @@ void adamw_step(model::Parameters& parameters, const TrainConfig& config, std::i
   for (const bool decays : {false, true}) {
     std::vector<at::Tensor> value, gradient, first, second;
     for (const auto& span : parameters.spans()) {
-      if (span.decays != decays) continue;
+      if (span.decays != decays || span.frozen) continue;
       auto& b = parameters.buffers(span.parameter_class);
       value.push_back(b.value.narrow(0, span.offset, span.count()));
       gradient.push_back(b.gradient.narrow(0, span.offset, span.count()));

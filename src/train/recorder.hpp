@@ -16,6 +16,7 @@ class Recorder {
   /// Declares a series whose rows have this shape (empty: one number). Declaring again is harmless.
   void declare(const std::string& path, std::vector<std::int64_t> row_shape, std::string unit, std::string description, bool metric = false,
                bool integers = false);
+  bool has(const std::string& path) const { return index_.contains(path); }
   /// Appends a row; the number of values must be the row shape's product.
   void append(const std::string& path, std::span<const double> row);
   void append(const std::string& path, double value) { append(path, std::span(&value, 1)); }

@@ -8,6 +8,7 @@
 #include <chrono>
 #include <numbers>
 
+#include "assignments.hpp"
 #include "moesweep/core/error.hpp"
 #include "moesweep/diagnose/testbed.hpp"
 #include "moesweep/model/costs.hpp"
@@ -32,11 +33,34 @@ at::ScalarType compute_type(Precision precision) {
 
 DType dtype_of(const at::Tensor& tensor) { return tensor.scalar_type() == at::kDouble ? DType::f64 : DType::f32; }
 
-/// Losses beside the language model's, in the order of a step's sums.
-constexpr std::string_view kLosses[] = {"balance", "z"};
-
 /// The step that stands for validation in counter-based random numbers: no training step reaches it.
 constexpr std::int64_t kValidationStep = 0x7fffffff;
+
+/// Losses that balance the load; others regularise.
+bool balances(const std::string& loss) {
+  for (const char* other :
+       {"z_loss", "batch_entropy", "token_entropy", "score_variance", "router_orthogonality", "output_orthogonality", "expert_router_coupling"})
+    if (loss == other) return false;
+  return true;
+}
+
+/// Occurrences of each token id in a fixed sample of the training split, the same for every layout and trial of the same data.
+std::vector<double> token_frequency_of(const data::Source& source) {
+  constexpr std::int64_t kBatches = 16, kSequencesOfDomain = 8;
+  std::vector<double> frequency(static_cast<std::size_t>(source.vocabulary()), 0.0);
+  const std::int64_t sequences = source.domains() * kSequencesOfDomain;
+  for (std::int64_t batch = 0; batch < kBatches; ++batch)
+    for (const std::int32_t token : source.training(0, batch, sequences, 0, sequences).tokens) frequency[static_cast<std::size_t>(token)] += 1;
+  return frequency;
+}
+
+/// Whether some MoE layer's strategy has that property.
+template <class Property>
+bool any_layer(const TrialConfig& config, Property&& property) {
+  for (std::int64_t layer = 0; layer < config.model.layers - config.model.dense_layers; ++layer)
+    if (property(config.routing.of_layer(layer))) return true;
+  return false;
+}
 
 }  // namespace
 
@@ -50,17 +74,43 @@ Share share_of(std::int64_t sequences, std::int64_t micro_batch_sequences, int r
 Trainer::Trainer(const TrialConfig& config, const data::Source& source, const comm::Communicator& gang, const std::atomic<bool>* stop)
     : config_(config), source_(source), gang_(gang), stop_(stop), transport_(comm::make_transport(gang)), steps_(config.steps()) {
   if (const auto reason = refusal(config); !reason.empty()) throw Error(ErrorKind::config, reason).thrown_on_every_rank();
-  model_ = std::make_unique<model::MoeModel>(config.model, config.routing, source.vocabulary(), source.domains(), *transport_,
-                                             model::MoeModelOptions{compute_type(config.train.dtype), config.seed});
+  model::MoeModelOptions options;
+  options.compute = compute_type(config.train.dtype);
+  options.seed = config.seed;
+  if (any_layer(config, [](const auto& layer) { return layer.select == "hash" && layer.hash_table == routing::HashTable::balanced; }))
+    options.token_frequency = token_frequency_of(source);
+  for (std::int64_t layer = 0; layer < config.model.layers - config.model.dense_layers; ++layer) {
+    const auto routing = config.routing.of_layer(layer);
+    if (routing.select == "replay" && !options.recording) options.recording = read_assignments(routing.replay_from);
+  }
+  model_ = std::make_unique<model::MoeModel>(config.model, config.routing, source.vocabulary(), source.domains(), *transport_, options);
+  import_routers();
+  losses_ = model_->loss_names();
   declare_series();
 }
 
+void Trainer::import_routers() {
+  for (const auto& [path, spans] : model_->imported_spans()) {
+    const store::CheckpointReader reader(gang_, path);
+    for (const model::Span& span : spans) {
+      at::Tensor value = model_->parameters().buffers(span.parameter_class).value.narrow(0, span.offset, span.count());
+      if (reader.shape("parameters/" + span.name) != span.shape)
+        throw Error(ErrorKind::config, "routing.import_from: " + span.name + " has another shape there than in this model", path)
+            .thrown_on_every_rank();
+      reader.read("parameters/" + span.name, dtype_of(value), 0, value.numel(), value.data_ptr());
+    }
+  }
+}
+
 void Trainer::declare_series() {
-  const std::int64_t layers = model_->moe_layers(), domains = source_.domains(), experts = config_.model.experts;
+  const std::int64_t layers = model_->moe_layers(), domains = source_.domains(), experts = model_->routed_experts();
   recorder_.declare("steps/step", {}, "step", "steps done, this one included", false, true);
   recorder_.declare("steps/loss", {}, "nats per token", "training loss of the language model");
   recorder_.declare("steps/balance_loss", {}, "nats per token", "balancing losses as added to the loss, summed over layers");
   recorder_.declare("steps/z_loss", {}, "nats per token", "router z-loss as added to the loss, summed over layers");
+  for (const std::string& name : losses_)
+    recorder_.declare("steps/losses." + name, {}, "nats per token", "loss " + name + " as added to the loss, summed over layers");
+  recorder_.declare("steps/drop_rate", {layers}, "1", "share of the step's (token, slot) pairs that capacity dropped");
   recorder_.declare("steps/learning_rate", {}, "1", "learning rate of the step");
   recorder_.declare("steps/gradient_norm", {}, "1", "global gradient norm before clipping");
   recorder_.declare("steps/seconds", {}, "s", "wall time of the step");
@@ -76,6 +126,13 @@ void Trainer::declare_series() {
     recorder_.declare(prefix + "bits_per_byte_by_domain", {domains}, "bits per byte", "validation loss per byte of each domain" + which);
     recorder_.declare(prefix + "counts", {layers, domains, experts}, "slots", "kept (token, slot) pairs by MoE layer, domain and expert" + which,
                       false, true);
+    recorder_.declare(prefix + "drop_rate", {layers}, "1", "share of (token, slot) pairs that capacity dropped" + which, true);
+    if (any_layer(config_, [](const auto& layer) { return layer.capacity.factor || layer.evaluation.capacity_factor; })) {
+      recorder_.declare(prefix + "counts_before_dropping", {layers, domains, experts}, "slots",
+                        "(token, slot) pairs by MoE layer, domain and expert, dropped ones included" + which, false, true);
+      recorder_.declare(prefix + "drop_rate_by_expert", {layers, experts}, "1", "share of an expert's (token, slot) pairs that it dropped" + which);
+      recorder_.declare(prefix + "overflow_rate", {layers}, "1", "share of the experts that dropped any" + which, true);
+    }
     for (const auto& metric : diagnose::testbed_metric_list())
       recorder_.declare(prefix + metric.name, {layers}, metric.unit, metric.description + which, true);
     recorder_.declare(prefix + "dead_experts", {layers}, "experts", "experts without a slot" + which, true, true);
@@ -83,6 +140,8 @@ void Trainer::declare_series() {
   recorder_.declare("summary/parameters_total", {}, "1", "parameters of the model", true, true);
   recorder_.declare("summary/parameters_active", {}, "1", "parameters that a token uses", true, true);
   recorder_.declare("summary/training_tokens", {}, "tokens", "tokens trained on", true, true);
+  recorder_.declare("summary/causal", {}, "1", "1 when no token's routing could depend on later tokens in training, else 0", true, true);
+  recorder_.declare("summary/greedy.causal", {}, "1", "1 when none can in the greedy reading, else 0", true, true);
   recorder_.declare("summary/training_seconds", {}, "s", "wall time of all training steps", true);
 }
 
@@ -97,8 +156,10 @@ model::PassInput Trainer::pass_of(const data::Batch& batch, std::int64_t step, s
   pass.layout.micro_batch_sequences = config_.train.micro_batch_sequences;
   pass.layout.index = batch.index;
   pass.layout.domain.assign(batch.domains.begin(), batch.domains.end());
+  pass.layout.ids = pass.tokens;
   pass.layout.seed = config_.seed;
   pass.layout.step = step;
+  pass.layout.record = step == kValidationStep ? -1 - step_ : step;
   pass.layout.step_tokens = step_tokens;
   return pass;
 }
@@ -121,18 +182,20 @@ std::vector<model::PassInput> Trainer::passes_of(std::int64_t sequences, std::in
 StepResult Trainer::train_step() {
   const auto start = Clock::now();
   const auto& train = config_.train;
-  const std::int64_t step_tokens = config_.step_tokens(), layers = model_->moe_layers(), experts = config_.model.experts;
+  const std::int64_t step_tokens = config_.step_tokens(), layers = model_->moe_layers(), experts = model_->routed_experts();
   const auto passes = passes_of(train.batch_sequences, step_, [&](std::int64_t first, std::int64_t count) {
     return source_.training(config_.seed, step_, train.batch_sequences, first, count);
   });
 
   auto& parameters = model_->parameters();
   parameters.zero_gradients();
+  model_->begin_step(step_, /*training=*/true);
   const auto given = model_->decide_step(passes, routing::Mode::train);
 
-  // Sums over the gang: loss, balance, z, stop, then per layer the micro-batches' violations, their number, and the experts' counts.
-  const std::int64_t per_layer = 2 + experts;
-  at::Tensor sums = at::zeros({4 + layers * per_layer}, at::kDouble);
+  // Sums over the gang: loss, stop, each further loss, then per layer the micro-batches' violations, their number, dropped pairs, and the experts'
+  // counts.
+  const std::int64_t per_layer = 3 + experts, first_layer = 2 + static_cast<std::int64_t>(losses_.size());
+  at::Tensor sums = at::zeros({first_layer + layers * per_layer}, at::kDouble);
   auto* sum = sums.mutable_data_ptr<double>();
   decisions_.clear();
   for (std::size_t p = 0; p < passes.size(); ++p) {
@@ -140,30 +203,32 @@ StepResult Trainer::train_step() {
     at::Tensor loss = result.token_loss.sum() / static_cast<double>(step_tokens);
     sum[0] += loss.item<double>();
     for (const auto& [name, part] : result.losses) {
-      const auto place = std::ranges::find(kLosses, name);
-      MOESWEEP_ASSERT(place != std::end(kLosses), "a loss that no series records: " + name);
-      sum[1 + std::distance(std::begin(kLosses), place)] += part.item<double>();
+      const auto place = std::ranges::find(losses_, name);
+      MOESWEEP_ASSERT(place != losses_.end(), "a loss that no series records: " + name);
+      sum[2 + std::distance(losses_.begin(), place)] += part.item<double>();
       loss = loss + part;
     }
     loss.backward();
     for (std::int64_t layer = 0; layer < layers; ++layer) {
-      const at::Tensor& counts = result.decisions[static_cast<std::size_t>(layer)].counts;
-      at::Tensor here = sums.narrow(0, 4 + layer * per_layer, per_layer);
-      here[0] += routing::max_violation(counts).sum();
-      here[1] += counts.size(0);
-      here.narrow(0, 2, experts) += counts.sum(0);
+      const routing::Decision& decision = result.decisions[static_cast<std::size_t>(layer)];
+      at::Tensor here = sums.narrow(0, first_layer + layer * per_layer, per_layer);
+      here[0] += routing::max_violation(decision.counts).sum();
+      here[1] += decision.counts.size(0);
+      if (decision.slots.dropped.defined()) here[2] += decision.slots.dropped.sum();
+      here.narrow(0, 3, experts) += decision.counts.sum(0);
+      if (config_.routing.record) recording_.add(passes[p].layout, layer, decision.slots);
     }
     decisions_.push_back(std::move(result.decisions));
   }
-  sum[3] = stop_ != nullptr && stop_->load() ? 1 : 0;
+  sum[1] = stop_ != nullptr && stop_->load() ? 1 : 0;
   transport_->all_reduce_sum(sum, static_cast<std::size_t>(sums.numel()), DType::f64, "sums of a training step");
   reduce_gradients();
 
   StepResult result;
   result.loss = sum[0];
-  result.balance_loss = sum[1];
-  result.z_loss = sum[2];
-  result.stop = sum[3] > 0;
+  result.stop = sum[1] > 0;
+  for (std::size_t i = 0; i < losses_.size(); ++i)
+    if (balances(losses_[i])) result.balance_loss += sum[2 + i];
   result.gradient_norm = gradient_norm(parameters);
   const double rate = learning_rate_at(train, step_, steps_);
   // A step that is not a number leaves the parameters as they were: the caller ends the trial.
@@ -176,16 +241,24 @@ StepResult Trainer::train_step() {
 
   const double seconds = seconds_since(start);
   seconds_ += seconds;
-  std::vector<double> micro, global;
+  std::vector<double> micro, global, dropped;
   for (std::int64_t layer = 0; layer < layers; ++layer) {
-    const double* here = sum + 4 + layer * per_layer;
+    const double* here = sum + first_layer + layer * per_layer;
+    const at::Tensor counts = sums.narrow(0, first_layer + layer * per_layer + 3, experts);
     micro.push_back(here[0] / std::max(1.0, here[1]));
-    global.push_back(routing::max_violation(sums.narrow(0, 4 + layer * per_layer + 2, experts)).item<double>());
+    global.push_back(routing::max_violation(counts).item<double>());
+    dropped.push_back(here[2] / std::max(1.0, counts.sum().item<double>()));
   }
   recorder_.append("steps/step", static_cast<double>(step_));
   recorder_.append("steps/loss", result.loss);
   recorder_.append("steps/balance_loss", result.balance_loss);
-  recorder_.append("steps/z_loss", result.z_loss);
+  double z_loss = 0;
+  for (std::size_t i = 0; i < losses_.size(); ++i) {
+    recorder_.append("steps/losses." + losses_[i], sum[2 + i]);
+    if (losses_[i] == "z_loss") z_loss = sum[2 + i];
+  }
+  recorder_.append("steps/z_loss", z_loss);
+  recorder_.append("steps/drop_rate", dropped);
   recorder_.append("steps/learning_rate", rate);
   recorder_.append("steps/gradient_norm", result.gradient_norm);
   recorder_.append("steps/seconds", seconds);
@@ -217,9 +290,10 @@ bool Trainer::evaluation_due() const {
 
 bool Trainer::evaluate_reading(routing::Mode mode, Evaluation& result) {
   const at::NoGradGuard no_gradient;
-  const std::int64_t layers = model_->moe_layers(), domains = source_.domains(), experts = config_.model.experts;
+  const std::int64_t layers = model_->moe_layers(), domains = source_.domains(), experts = model_->routed_experts();
   const std::int64_t all = source_.validation_sequences(config_.evaluation.tokens), batch = config_.train.batch_sequences;
-  at::Tensor sums = at::zeros({2 * domains + layers * domains * experts}, at::kDouble);
+  const std::int64_t cells = layers * domains * experts;
+  at::Tensor sums = at::zeros({2 * domains + 2 * cells}, at::kDouble);  // losses, tokens, kept pairs, pairs before dropping
   for (std::int64_t first = 0; first < all; first += batch) {
     const auto passes = passes_of(std::min(batch, all - first), kValidationStep,
                                   [&](std::int64_t begin, std::int64_t count) { return source_.validation(first + begin, count); });
@@ -232,9 +306,14 @@ bool Trainer::evaluate_reading(routing::Mode mode, Evaluation& result) {
       sums.narrow(0, 0, domains).index_add_(0, domain, per_sequence);
       sums.narrow(0, domains, domains).index_add_(0, domain, at::full({layout.sequences}, static_cast<double>(layout.length), at::kDouble));
       const at::Tensor domain_of_token = domain.repeat_interleave(layout.length);
-      for (std::int64_t layer = 0; layer < layers; ++layer)
-        sums.narrow(0, 2 * domains + layer * domains * experts, domains * experts) +=
-            routing::count_slots(forward.decisions[static_cast<std::size_t>(layer)].slots, domain_of_token, domains, experts, at::Tensor()).view(-1);
+      for (std::int64_t layer = 0; layer < layers; ++layer) {
+        const routing::Slots& slots = forward.decisions[static_cast<std::size_t>(layer)].slots;
+        const std::int64_t first_cell = 2 * domains + layer * domains * experts;
+        sums.narrow(0, first_cell, domains * experts) += routing::count_kept_slots(slots, domain_of_token, domains, experts, at::Tensor()).view(-1);
+        sums.narrow(0, first_cell + cells, domains * experts) +=
+            routing::count_slots(slots, domain_of_token, domains, experts, at::Tensor()).view(-1);
+        if (config_.routing.record && mode == routing::Mode::evaluate) recording_.add(layout, layer, slots);
+      }
     }
     if (transport_->any(stop_ != nullptr && stop_->load(), "stop between evaluation batches")) return false;
   }
@@ -242,12 +321,13 @@ bool Trainer::evaluate_reading(routing::Mode mode, Evaluation& result) {
   const auto* values = sums.const_data_ptr<double>();
   result.loss_sum.assign(values, values + domains);
   result.tokens.assign(values + domains, values + 2 * domains);
-  result.counts.assign(values + 2 * domains, values + sums.numel());
+  result.counts.assign(values + 2 * domains, values + 2 * domains + cells);
+  result.counts_before.assign(values + 2 * domains + cells, values + sums.numel());
   return true;
 }
 
 void Trainer::record_evaluation(const Evaluation& evaluation, const std::string& prefix) {
-  const std::int64_t layers = model_->moe_layers(), domains = source_.domains(), experts = config_.model.experts;
+  const std::int64_t layers = model_->moe_layers(), domains = source_.domains(), experts = model_->routed_experts();
   std::vector<double> loss, bits;
   double nats = 0, tokens = 0, bytes = 0;
   for (std::int64_t d = 0; d < domains; ++d) {
@@ -265,6 +345,7 @@ void Trainer::record_evaluation(const Evaluation& evaluation, const std::string&
   recorder_.append(prefix + "loss_by_domain", loss);
   recorder_.append(prefix + "bits_per_byte_by_domain", bits);
   recorder_.append(prefix + "counts", evaluation.counts);
+  record_drops(evaluation, prefix);
   std::vector<diagnose::TestbedMetrics> metrics;
   for (std::int64_t layer = 0; layer < layers; ++layer) {
     diagnose::Counts counts{domains, experts, {}};
@@ -282,8 +363,24 @@ void Trainer::record_evaluation(const Evaluation& evaluation, const std::string&
   recorder_.append(prefix + "dead_experts", dead);
 }
 
+void Trainer::record_drops(const Evaluation& evaluation, const std::string& prefix) {
+  const std::int64_t layers = model_->moe_layers(), domains = source_.domains(), experts = model_->routed_experts();
+  const auto by_expert = [&](const std::vector<double>& counts) { return at::tensor(counts, at::kDouble).view({layers, domains, experts}).sum(1); };
+  const at::Tensor before = by_expert(evaluation.counts_before), dropped = before - by_expert(evaluation.counts);
+  const auto row = [](const at::Tensor& values) {
+    const at::Tensor flat = values.contiguous();
+    return std::vector<double>(flat.const_data_ptr<double>(), flat.const_data_ptr<double>() + flat.numel());
+  };
+  recorder_.append(prefix + "drop_rate", row(dropped.sum(1) / before.sum(1).clamp_min(1)));
+  if (!recorder_.has(prefix + "drop_rate_by_expert")) return;
+  recorder_.append(prefix + "counts_before_dropping", evaluation.counts_before);
+  recorder_.append(prefix + "drop_rate_by_expert", row(dropped / before.clamp_min(1)));
+  recorder_.append(prefix + "overflow_rate", row((dropped > 0).to(at::kDouble).mean(1)));
+}
+
 bool Trainer::evaluate() {
   Evaluation training, greedy;
+  model_->begin_step(step_, /*training=*/false);
   if (!evaluate_reading(routing::Mode::evaluate, training)) return false;
   if (!model_->readings_differ()) greedy = training;
   else if (!evaluate_reading(routing::Mode::greedy, greedy)) return false;
@@ -298,15 +395,21 @@ store::TrialRecord Trainer::record(const std::string& state, const std::string& 
   Recorder recorder = recorder_;
   model::CostInput input;
   input.model = config.model;
+  input.routing = config.routing;
   input.vocabulary = source_.vocabulary();
-  input.top_k = config.routing.top_k;
   input.sequence_length = config.data.sequence_length;
   const auto costs = model::costs_of(input);
   recorder.append("summary/parameters_total", static_cast<double>(costs.parameters_total));
   recorder.append("summary/parameters_active", static_cast<double>(costs.parameters_active));
   recorder.append("summary/training_tokens", static_cast<double>(step_ * config.step_tokens()));
+  const bool causal = !any_layer(config, [](const auto& layer) { return routing::sees_future(layer, 0); });
+  recorder.append("summary/causal", causal && model_->causal(routing::Mode::train) ? 1 : 0);
+  recorder.append("summary/greedy.causal", model_->causal(routing::Mode::greedy) ? 1 : 0);
   recorder.append("summary/training_seconds", seconds_);
-  return {id_of(config), state, reason, fields_of(config).dump().dump(), "{}", recorder.arrays()};
+  auto arrays = recorder.arrays();
+  if (config.routing.record)
+    for (auto& array : assignment_arrays(recording_, *transport_)) arrays.push_back(std::move(array));
+  return {id_of(config), state, reason, fields_of(config).dump().dump(), "{}", std::move(arrays)};
 }
 
 namespace {
@@ -373,6 +476,7 @@ void Trainer::read_checkpoint(const std::filesystem::path& path) {
   step_ = header.at("step").get<std::int64_t>();
   seconds_ = header.at("seconds").get<double>();
   recorder_.restore(reader.record(), {"steps/", "evaluations/"});
+  if (config_.routing.record) take_assignments(reader.record(), recording_);
 }
 
 }  // namespace moesweep::train

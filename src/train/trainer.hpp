@@ -20,18 +20,18 @@ namespace moesweep::train {
 
 /// What one optimizer step saw, over the whole gang.
 struct StepResult {
-  double loss = 0;          ///< nats per token
-  double balance_loss = 0;  ///< as added to the loss
-  double z_loss = 0;
+  double loss = 0;           ///< nats per token
+  double balance_loss = 0;   ///< as added to the loss
   double gradient_norm = 0;  ///< before clipping
   bool stop = false;         ///< some rank was asked to stop
 };
 
 /// One validation, over the whole gang.
 struct Evaluation {
-  std::vector<double> loss_sum;  ///< [domains], nats
-  std::vector<double> tokens;    ///< [domains]
-  std::vector<double> counts;    ///< [MoE layers, domains, experts], (token, slot) pairs
+  std::vector<double> loss_sum;       ///< [domains], nats
+  std::vector<double> tokens;         ///< [domains]
+  std::vector<double> counts;         ///< [MoE layers, domains, experts], kept (token, slot) pairs
+  std::vector<double> counts_before;  ///< the same with dropped ones
 };
 
 class Trainer {
@@ -56,18 +56,22 @@ class Trainer {
   void read_checkpoint(const std::filesystem::path& path);
   /// Parameters only, for init_from.
   void read_parameters(const std::filesystem::path& path);
+  /// Collective where assignments are recorded.
   store::TrialRecord record(const std::string& state, const std::string& reason) const;
 
  private:
   model::PassInput pass_of(const data::Batch& batch, std::int64_t step, std::int64_t step_tokens) const;
   void reduce_gradients();
   void declare_series();
+  /// Router weights that come from another trial's checkpoint.
+  void import_routers();
   /// This rank's passes of a batch of `sequences`: as many as the largest share needs, missing ones empty. `fetch(first, count)` gives sequences.
   template <class Fetch>
   std::vector<model::PassInput> passes_of(std::int64_t sequences, std::int64_t step, Fetch&& fetch) const;
   /// False when a stop was asked for in its midst.
   bool evaluate_reading(routing::Mode mode, Evaluation& result);
   void record_evaluation(const Evaluation& evaluation, const std::string& prefix);
+  void record_drops(const Evaluation& evaluation, const std::string& prefix);
 
   TrialConfig config_;
   const data::Source& source_;
@@ -76,7 +80,9 @@ class Trainer {
   std::unique_ptr<comm::Transport> transport_;
   std::unique_ptr<model::MoeModel> model_;
   Recorder recorder_;
+  std::vector<std::string> losses_;  ///< beside the language model's, in the order of a step's sums
   std::vector<model::PassDecisions> decisions_;
+  routing::Recording recording_;  ///< of this rank's sequences, with routing.record
   std::int64_t step_ = 0, steps_ = 0;
   double seconds_ = 0, validation_loss_ = 0;
 };

@@ -21,7 +21,7 @@ spec::Sweep study() {
       spec::Trial trial;
       trial.config.seed = seed;
       trial.config.data.domains = {"a"};
-      if (kind == 0) trial.config.routing.select = routing::Select::reference;
+      if (kind == 0) trial.config.routing.select = "reference";
       if (kind == 2) trial.config.routing.top_k = 2;
       trial.id = train::id_of(trial.config);
       sweep.trials.push_back(trial);
@@ -38,7 +38,7 @@ TEST(Aggregate, RowsAxesMetricsGapsAndOneDigest) {
             fake_runner(shared.path() / "marks",
                         [](const auto& config, const auto&, const auto&, auto& record) {
                           if (config.routing.top_k == 2) throw Error(ErrorKind::internal, "the gate fell off");
-                          if (config.routing.select == routing::Select::reference) {
+                          if (config.routing.select == "reference") {
                             const std::vector<double> loss{9.0, 2.0}, purity{1.0, 1.0, 1.0, 1.0};
                             record.arrays[1] = store::make_array("evaluations/loss", {2}, loss, "nats per token", "validation loss", true);
                             record.arrays[2] = store::make_array("evaluations/purity_expert", {2, 2}, purity, "1", "purity", true);
@@ -158,7 +158,7 @@ TEST(Metrics, MeanOfTheLastRowByTheNameAfterTheFolder) {
 
 TEST(ComparisonKey, RoutingDoesNotCountSeedAndModelDo) {
   train::TrialConfig one, two;
-  two.routing.select = routing::Select::reference;
+  two.routing.select = "reference";
   two.parallel.data = 4;
   EXPECT_EQ(comparison_key(one), comparison_key(two));
   two.seed = 9;
