@@ -4,6 +4,7 @@
 #include <ATen/core/grad_mode.h>
 
 #include "moesweep/model/costs.hpp"
+#include "reference/balancing_reference.hpp"
 #include "reference/transformer_reference.hpp"
 #include "support.hpp"
 
@@ -154,6 +155,27 @@ TEST(Gradients, BalancingLossReachesTheRouterOnce) {
   EXPECT_GT(once.abs().max().item<double>(), 1e-6);
   EXPECT_TRUE(at::allclose(twice, once * 2, 1e-12, 1e-15));
   EXPECT_EQ(router_gradient(0.0).abs().max().item<double>(), 0.0);
+}
+
+TEST(PooledLayers, AreTheReferencesJoinedLayers) {
+  auto gang = comm::make_local_transport();
+  Case c = small_case();
+  c.model.layers = 4;
+  c.model.dense_layers = 1;
+  c.routing.balance.method = "aux_loss";
+  c.routing.balance.convention = routing::AuxConvention::transformers;
+  c.routing.balance.weight = 0.3;
+  for (const auto& [scope, theirs] : {std::pair{routing::ScopeKind::sequence, reference::Scope::sequence},
+                                      std::pair{routing::ScopeKind::global_batch, reference::Scope::global_batch}}) {
+    c.routing.balance.scope = scope;
+    MoeModel model(c.model, c.routing, c.vocabulary, 2, *gang, {at::kDouble, 3});
+    const PassInput pass = pass_of(c);
+    std::vector<reference::Input> layers;
+    for (auto& [layer, input] : oracle_forward(c, model.parameters(), pass).router) layers.push_back(input);
+    ASSERT_EQ(layers.size(), 3U);
+    const double expected = reference::aux_loss_variant(layers, reference::Score::softmax, theirs, 0.3, reference::AuxVariant::transformers).value;
+    EXPECT_NEAR(model.forward(pass, nullptr, routing::Mode::train).losses.at("aux_loss").item<double>(), expected, 1e-12);
+  }
 }
 
 TEST(Decisions, TwoPhasesGiveWhatOnePassGives) {

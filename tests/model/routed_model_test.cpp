@@ -86,7 +86,6 @@ std::vector<Case> cases() {
     c.routing.capacity.factor = 0.9;
   });
   add("layers pooled", [](Case& c) {
-    c.model.layers = 3;
     c.routing.balance.method = "aux_loss";
     c.routing.balance.convention = routing::AuxConvention::transformers;
   });
@@ -538,19 +537,6 @@ TEST(RouterOrthogonality, CountsOnceForAMatrix) {
       expected += reference::router_orthogonality(list(model.parameters()[span]), c.model.experts, c.routing.regularise.router_orthogonality).value;
     EXPECT_NEAR(train_step(model, cut(pass_of(c), 1)).losses.at("router_orthogonality"), expected, 1e-12) << name;
   }
-}
-
-TEST(PooledLayers, OneLayerIsKTimesOurs) {
-  auto gang = comm::make_local_transport();
-  Case c = case_named("layers pooled");
-  c.model.layers = 1;
-  const auto loss = [&](routing::AuxConvention convention) {
-    c.routing.balance.convention = convention;
-    MoeModel model = model_of(c, *gang);
-    return train_step(model, {pass_of(c)}).losses.at("aux_loss");
-  };
-  const double ours = loss(routing::AuxConvention::moesweep);
-  EXPECT_NEAR(loss(routing::AuxConvention::transformers), static_cast<double>(c.routing.top_k) * ours, 1e-12);
 }
 
 }  // namespace
