@@ -97,6 +97,7 @@ std::vector<Case> cases() {
   add("sequence means", [](Case& c) {
     c.routing.granularity = routing::Granularity::sequence;
     c.routing.perturb = routing::Perturb::jitter;
+    c.routing.noise.jitter = 0.9;
   });
   add("prefixes", [](Case& c) {
     c.routing.granularity = routing::Granularity::sequence;
@@ -388,6 +389,22 @@ TEST(Jitter, IsDrawnInTrainingByStep) {
   EXPECT_NE(loss(Mode::train), first);
   EXPECT_EQ(loss(Mode::evaluate), evaluated);
   EXPECT_EQ(loss(Mode::greedy), evaluated);
+}
+
+TEST(Granularity, TokensOfOneDecisionGoToTheSameExperts) {
+  auto gang = comm::make_local_transport();
+  Case c = case_named("sequence means");  // with jitter, which is drawn for each decision
+  for (const auto granularity : {routing::Granularity::token, routing::Granularity::sequence, routing::Granularity::batch}) {
+    c.routing.granularity = granularity;
+    MoeModel model = model_of(c, *gang);
+    PassInput pass = pass_of(c);
+    pass.layout.micro_batch_sequences = 2;
+    const auto result = model.forward(pass, nullptr, Mode::train);
+    const at::Tensor expert = result.decisions[1].slots.by_token();
+    const std::int64_t tokens = granularity == routing::Granularity::batch ? 2 * c.length : c.length;
+    const at::Tensor decisions = expert.view({-1, tokens, c.routing.top_k});
+    EXPECT_EQ((decisions == decisions.narrow(1, 0, 1)).all().item<bool>(), granularity != routing::Granularity::token);
+  }
 }
 
 TEST(SharedDecision, LaterLayersTakeTheFirstOnes) {
