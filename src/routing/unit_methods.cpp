@@ -18,6 +18,7 @@ namespace {
 
 /// Rows go in chunks of this many, whose sums are added in order: no number depends on the threads.
 constexpr std::int64_t kChunkRows = 256;
+constexpr double kSinkhornEpsilon = 1e-8;
 
 /// `work(first row, last row, chunk)` for every chunk of rows.
 template <class Work>
@@ -47,42 +48,51 @@ struct ChunkSums {
 };
 
 template <class Real>
+MOESWEEP_INLINE void exponentials(const Real* x, std::int64_t experts, std::int64_t first, std::int64_t last, Real* c) {
+  for (std::int64_t t = first; t < last; ++t) {
+    const Real* row = x + t * experts;
+    const Real most = row_maximum(row, experts);
+#pragma omp simd
+    for (std::int64_t e = 0; e < experts; ++e) c[t * experts + e] = exp_below(row[e] - most);
+  }
+}
+
+/// Half an iteration each way: d0 of the rows from d1, and what they add to the sums of the columns.
+template <class Real>
+MOESWEEP_INLINE void scale_rows(const Real* c, std::int64_t experts, std::int64_t first, std::int64_t last, const Real* d1, Real row_share, Real* d0,
+                                Real* sums) {
+  for (std::int64_t t = first; t < last; ++t) {
+    const Real* row = c + t * experts;
+    Real inner = 0;
+#pragma omp simd reduction(+ : inner)
+    for (std::int64_t e = 0; e < experts; ++e) inner += row[e] * d1[e];
+    const Real mine = row_share / (inner + static_cast<Real>(kSinkhornEpsilon));
+    d0[t] = mine;
+#pragma omp simd
+    for (std::int64_t e = 0; e < experts; ++e) sums[e] += mine * row[e];
+  }
+}
+
+template <class Real>
 SinkhornResult sinkhorn(const at::Tensor& logits, std::int64_t most_iterations, double tolerance) {
-  constexpr Real kEpsilon = static_cast<Real>(1e-8);
   const std::int64_t tokens = logits.size(0), experts = logits.size(1);
   SinkhornResult result{at::empty_like(logits), 0, false};
   const auto* x = logits.const_data_ptr<Real>();
   auto* c = result.keys.mutable_data_ptr<Real>();  // holds C until the end
-  for_each_chunk(tokens, [&](std::int64_t first, std::int64_t last, std::int64_t) {
-    for (std::int64_t t = first; t < last; ++t) {
-      const Real* row = x + t * experts;
-      const Real most = row_maximum(row, experts);
-#pragma omp simd
-      for (std::int64_t e = 0; e < experts; ++e) c[t * experts + e] = exp_below(row[e] - most);
-    }
-  });
+  for_each_chunk(tokens,
+                 [&](std::int64_t first, std::int64_t last, std::int64_t) { with_wide_vectors<&exponentials<Real>>(x, experts, first, last, c); });
   std::vector<Real> d0(static_cast<std::size_t>(tokens), Real(1)), d1(static_cast<std::size_t>(experts), Real(1));
   ChunkSums<Real> columns(tokens, experts);
   const Real row_share = Real(1) / static_cast<Real>(tokens), column_share = Real(1) / static_cast<Real>(experts);
   while (result.iterations < most_iterations && !result.converged) {
     columns.clear();
     for_each_chunk(tokens, [&](std::int64_t first, std::int64_t last, std::int64_t chunk) {
-      const Real* scale = d1.data();
-      Real* sums = columns.of(chunk);
-      for (std::int64_t t = first; t < last; ++t) {
-        const Real* row = c + t * experts;
-        Real inner = 0;
-#pragma omp simd reduction(+ : inner)
-        for (std::int64_t e = 0; e < experts; ++e) inner += row[e] * scale[e];
-        const Real mine = row_share / (inner + kEpsilon);
-        d0[static_cast<std::size_t>(t)] = mine;
-#pragma omp simd
-        for (std::int64_t e = 0; e < experts; ++e) sums[e] += mine * row[e];
-      }
+      with_wide_vectors<&scale_rows<Real>>(static_cast<const Real*>(c), experts, first, last, static_cast<const Real*>(d1.data()), row_share,
+                                           d0.data(), columns.of(chunk));
     });
     double change = 0;
     for (std::size_t e = 0; e < d1.size(); ++e) {
-      const Real next = column_share / (columns.sum(e) + kEpsilon);
+      const Real next = column_share / (columns.sum(e) + static_cast<Real>(kSinkhornEpsilon));
       change += std::abs(static_cast<double>(next) - static_cast<double>(d1[e]));
       d1[e] = next;
     }
@@ -121,25 +131,57 @@ double deviation(const at::Tensor& logits) {
   return std::sqrt(mean_of(mean_of(0, false), true));
 }
 
+/// What the choice among a row's moved logits works in.
+template <class Real>
+struct RowBuffer {
+  RowBuffer(std::int64_t experts, std::int64_t k)
+      : keys(static_cast<std::size_t>(experts)), chosen(static_cast<std::size_t>(k)), candidates(static_cast<std::size_t>(experts)) {}
+  std::vector<Real> keys;
+  std::vector<std::int64_t> chosen;
+  std::vector<std::int32_t> candidates;
+};
+
+template <class Real>
+MOESWEEP_INLINE void top_k_moved(const Real* row, const Real* shift, std::int64_t experts, std::int64_t k, Real* keys, std::int64_t* chosen,
+                                 std::int32_t* candidates) {
+#pragma omp simd
+  for (std::int64_t e = 0; e < experts; ++e) keys[e] = row[e] + shift[e];
+  top_k_row(keys, experts, k, chosen, candidates);
+}
+
+template <class Real>
+MOESWEEP_INLINE void count_moved(const Real* x, const Real* shift, std::int64_t experts, std::int64_t k, std::int64_t first, std::int64_t last,
+                                 RowBuffer<Real>* buffer, std::int64_t* counts) {
+  std::int64_t* chosen = buffer->chosen.data();
+  for (std::int64_t t = first; t < last; ++t) {
+    top_k_moved(x + t * experts, shift, experts, k, buffer->keys.data(), chosen, buffer->candidates.data());
+    for (std::int64_t i = 0; i < k; ++i) ++counts[chosen[i]];
+  }
+}
+
+/// logits less the n-th largest of the row's moved logits.
+template <class Real>
+MOESWEEP_INLINE void less_threshold(const Real* x, const Real* shift, std::int64_t experts, std::int64_t n, std::int64_t first, std::int64_t last,
+                                    RowBuffer<Real>* buffer, Real* out) {
+  for (std::int64_t t = first; t < last; ++t) {
+    const Real* row = x + t * experts;
+    top_k_moved(row, shift, experts, n, buffer->keys.data(), buffer->chosen.data(), buffer->candidates.data());
+    const Real alpha = buffer->keys.data()[buffer->chosen.data()[n - 1]];
+#pragma omp simd
+    for (std::int64_t e = 0; e < experts; ++e) out[t * experts + e] = row[e] - alpha;
+  }
+}
+
 /// How often each expert is among the k best of logits + bias.
 template <class Real>
 std::vector<std::int64_t> biased_counts(const at::Tensor& logits, const std::vector<double>& bias, std::int64_t k) {
   const std::int64_t tokens = logits.size(0), experts = logits.size(1);
   const auto* x = logits.const_data_ptr<Real>();
-  const std::vector<Real> added(bias.begin(), bias.end());
+  const std::vector<Real> shift(bias.begin(), bias.end());
   ChunkSums<std::int64_t> counts(tokens, experts);
   for_each_chunk(tokens, [&](std::int64_t first, std::int64_t last, std::int64_t chunk) {
-    std::vector<Real> keys(static_cast<std::size_t>(experts));
-    std::vector<std::int64_t> chosen(static_cast<std::size_t>(k));
-    std::vector<std::int32_t> candidates(static_cast<std::size_t>(experts));
-    for (std::int64_t t = first; t < last; ++t) {
-      const Real *row = x + t * experts, *shift = added.data();
-      Real* key = keys.data();
-#pragma omp simd
-      for (std::int64_t e = 0; e < experts; ++e) key[e] = row[e] + shift[e];
-      top_k_row(key, experts, k, chosen.data(), candidates.data());
-      for (const std::int64_t e : chosen) ++counts.of(chunk)[e];
-    }
+    RowBuffer<Real> buffer(experts, k);
+    with_wide_vectors<&count_moved<Real>>(x, shift.data(), experts, k, first, last, &buffer, counts.of(chunk));
   });
   std::vector<std::int64_t> total;
   for (std::size_t e = 0; e < bias.size(); ++e) total.push_back(counts.sum(e));
@@ -152,23 +194,13 @@ at::Tensor above_threshold(const at::Tensor& logits, const at::Tensor& beta, std
   const std::int64_t tokens = logits.size(0), experts = logits.size(1);
   const auto* x = logits.const_data_ptr<Real>();
   const auto* bias = beta.const_data_ptr<double>();
-  const std::vector<Real> taken(bias, bias + experts);
+  std::vector<Real> shift;
+  for (std::int64_t e = 0; e < experts; ++e) shift.push_back(static_cast<Real>(-bias[e]));
   at::Tensor moved = at::empty_like(logits);
   auto* out = moved.mutable_data_ptr<Real>();
   for_each_chunk(tokens, [&](std::int64_t first, std::int64_t last, std::int64_t) {
-    std::vector<Real> keys(static_cast<std::size_t>(experts));
-    std::vector<std::int64_t> chosen(static_cast<std::size_t>(n));
-    std::vector<std::int32_t> candidates(static_cast<std::size_t>(experts));
-    for (std::int64_t t = first; t < last; ++t) {
-      const Real *row = x + t * experts, *shift = taken.data();
-      Real* key = keys.data();
-#pragma omp simd
-      for (std::int64_t e = 0; e < experts; ++e) key[e] = row[e] - shift[e];
-      top_k_row(key, experts, n, chosen.data(), candidates.data());
-      const Real alpha = key[chosen.back()];
-#pragma omp simd
-      for (std::int64_t e = 0; e < experts; ++e) out[t * experts + e] = row[e] - alpha;
-    }
+    RowBuffer<Real> buffer(experts, n);
+    with_wide_vectors<&less_threshold<Real>>(x, static_cast<const Real*>(shift.data()), experts, n, first, last, &buffer, out);
   });
   return moved;
 }
