@@ -23,6 +23,8 @@ int main(int argc, char** argv) {
   cli::add_plan(app, invocation);
   cli::add_run(app, invocation);
   cli::add_train(app, invocation);
+  cli::add_route(app, invocation);
+  cli::add_bench(app, invocation);
   cli::add_status(app, invocation);
   cli::add_aggregate(app, invocation);
   cli::add_results(app, invocation);
