@@ -15,6 +15,15 @@ namespace moesweep::routing {
 
 namespace {
 
+/// net = value - price, and its k best.
+template <class Real>
+MOESWEEP_INLINE void net_top_k(const Real* value, const Real* price, std::int64_t experts, std::int64_t k, Real* net, std::int64_t* order,
+                               std::int32_t* candidates) {
+#pragma omp simd
+  for (std::int64_t e = 0; e < experts; ++e) net[e] = value[e] - price[e];
+  top_k_row(net, experts, k, order, candidates);
+}
+
 /// The auction of Bertsekas and Castanon (1989) for many seats of one kind: tokens bid for k different experts, an expert keeps the highest
 /// bids that it has room for, and once full its price is the lowest of them. A token bids for its best free choices so much that they are
 /// worth to it what the best that it leaves is worth, less epsilon. Everybody seated, no token gains more than epsilon a slot by moving:
@@ -26,13 +35,16 @@ class Auction {
       : tokens_(logits.size(0)),
         experts_(logits.size(1)),
         k_(k),
+        logits_(logits.const_data_ptr<Real>()),
         value_(static_cast<std::size_t>(tokens_ * experts_)),
         open_(value_.size()),
         price_(static_cast<std::size_t>(experts_), Real(0)),
         room_(static_cast<std::size_t>(experts_)),
         bids_(static_cast<std::size_t>(experts_)),
         held_(static_cast<std::size_t>(tokens_ * k_)),
-        seats_(static_cast<std::size_t>(tokens_)) {
+        seats_(static_cast<std::size_t>(tokens_)),
+        net_(static_cast<std::size_t>(experts_)),
+        candidates_(net_.size()) {
     for (std::int64_t e = 0; e < experts_; ++e) {
       const std::int64_t room = tokens_ * k_ / experts_ + (e < tokens_ * k_ % experts_ ? 1 : 0);
       room_[static_cast<std::size_t>(e)] = room;
@@ -44,15 +56,16 @@ class Auction {
   AssignmentResult solve() {
     AssignmentResult result;
     std::vector<std::int64_t> last;  // what the last finished phase gave
-    Real epsilon = spread_ * kFirst;
-    const Real finest = spread_ * kFinest;
+    const Real finest = kGridsPerEpsilon * grid_;
+    Real epsilon = finest;
+    while (epsilon < std::max(spread_, wide_spread_) * kFirst) epsilon *= kFactor;
     std::int64_t left = kBidsPerSlot * tokens_ * k_ + 1024;
     for (;;) {
       if (!phase(epsilon, left)) break;
       last = held_;
-      result.epsilon = static_cast<double>(epsilon);
+      result.epsilon = static_cast<double>(epsilon + grid_);
       if (epsilon <= finest) break;
-      epsilon = std::max(finest, epsilon / kFactor);
+      epsilon /= kFactor;
     }
     if (last.empty()) {
       complete();
@@ -61,14 +74,14 @@ class Auction {
     } else {
       held_ = std::move(last);
     }
-    result.expert = by_falling_value();
+    result.expert = by_falling_logit();
     return result;
   }
 
  private:
-  // Of the spread of the values: epsilon of the first phase, and the least one; in between it falls by a factor.
-  static constexpr Real kFirst = Real(0.4), kFactor = Real(8), kFinest = Real(1e-3);
-  static constexpr std::int64_t kBidsPerSlot = 64;
+  // Of the spreads of the values: about the epsilon of the first phase, and the least one; in between it falls by a factor.
+  static constexpr Real kFirst = Real(0.05), kFactor = Real(8), kFinest = Real(1e-3), kGridsPerEpsilon = Real(16);
+  static constexpr std::int64_t kBidsPerSlot = 64, kFew = 32;
   static constexpr Real kNever = -std::numeric_limits<Real>::infinity();
 
   struct Bid {
@@ -98,14 +111,24 @@ class Auction {
       const auto i = static_cast<std::size_t>(e);
       price_[i] = static_cast<Real>(column[i] / static_cast<double>(tokens_));
     }
-    double deviation = 0;
+    double gaps = 0, squares = 0;
     for (std::int64_t t = 0; t < tokens_; ++t)
-      for (std::int64_t e = 0; e < experts_; ++e) deviation += std::abs(static_cast<double>(row(value_, t)[e] - price_[static_cast<std::size_t>(e)]));
-    spread_ = static_cast<Real>(deviation / static_cast<double>(tokens_ * experts_));
+      for (std::int64_t e = 0; e < experts_; ++e) {
+        const double gap = static_cast<double>(row(value_, t)[e] - price_[static_cast<std::size_t>(e)]);
+        gaps += std::abs(gap);
+        squares += gap * gap;
+      }
+    const auto count = static_cast<double>(tokens_ * experts_);
+    spread_ = static_cast<Real>(gaps / count);
+    wide_spread_ = static_cast<Real>(std::sqrt(squares / count));
     Real most = 0;
     for (const Real v : value_) most = std::max(most, std::abs(v));
     // Below what the type can tell apart every assignment is as good.
     spread_ = std::max(spread_, std::max(most, Real(1)) * std::numeric_limits<Real>::epsilon() * 4096);
+    // On a grid of powers of two bids are exact sums: they tie or differ the same way whatever rounding the logits carry.
+    grid_ = std::exp2(std::floor(std::log2(spread_ * kFinest / kGridsPerEpsilon)));
+    for (Real& v : value_) v = std::nearbyint(v / grid_) * grid_;
+    for (Real& p : price_) p = std::nearbyint(p / grid_) * grid_;
     for (std::int64_t e = 0; e < experts_; ++e)
       if (room_[static_cast<std::size_t>(e)] == 0) price_[static_cast<std::size_t>(e)] = std::numeric_limits<Real>::infinity();
   }
@@ -135,18 +158,14 @@ class Auction {
   /// Token t bids for its `wanted` best open experts.
   void bid(std::int64_t t, std::int64_t wanted, Real epsilon) {
     const Real* mine = row(open_, t);
-    std::array<Real, 2> best{kNever, kNever};
-    std::array<std::int64_t, 2> place{};
-    if (wanted == 1) {
-      best_two(mine, best, place);
-      seat(t, place[0], mine[place[0]] - best[1] + epsilon);
-      return;
-    }
     const std::int64_t ranked = std::min(wanted + 1, experts_);
-    net_.resize(static_cast<std::size_t>(experts_));
     order_.resize(static_cast<std::size_t>(ranked));
-    for (std::int64_t e = 0; e < experts_; ++e) net_[static_cast<std::size_t>(e)] = mine[e] - price_[static_cast<std::size_t>(e)];
-    insert_top_k(net_.data(), experts_, ranked, order_.data());
+    if (wanted == 1 && experts_ <= kFew) {
+      best_two(mine);
+    } else {
+      with_wide_vectors<&net_top_k<Real>>(experts_, mine, static_cast<const Real*>(price_.data()), experts_, ranked, net_.data(), order_.data(),
+                                          candidates_.data());
+    }
     const Real next = ranked > wanted ? net_[static_cast<std::size_t>(order_[static_cast<std::size_t>(wanted)])] : kNever;
     for (std::int64_t i = 0; i < wanted; ++i) {
       const std::int64_t e = order_[static_cast<std::size_t>(i)];
@@ -154,18 +173,26 @@ class Auction {
     }
   }
 
-  void best_two(const Real* mine, std::array<Real, 2>& best, std::array<std::int64_t, 2>& place) const {
+  /// The best two into order_ and net_.
+  void best_two(const Real* mine) {
     const Real* price = price_.data();
+    std::int64_t first = 0, second = 1;
+    Real best = kNever, next = kNever;
     for (std::int64_t e = 0; e < experts_; ++e) {
       const Real v = mine[e] - price[e];
-      if (v > best[0]) {
-        best[1] = best[0];
-        best[0] = v;
-        place[0] = e;
-      } else if (v > best[1]) {
-        best[1] = v;
+      if (v > best) {
+        next = best;
+        second = first;
+        best = v;
+        first = e;
+      } else if (v > next) {
+        next = v;
+        second = e;
       }
     }
+    order_[0] = first;
+    order_[1] = second;
+    net_[static_cast<std::size_t>(second)] = next;
   }
 
   void seat(std::int64_t t, std::int64_t e, Real amount) {
@@ -259,19 +286,23 @@ class Auction {
       }
   }
 
-  at::Tensor by_falling_value() {
+  at::Tensor by_falling_logit() {
     at::Tensor expert = at::empty({tokens_, k_}, at::kLong);
     auto* out = expert.mutable_data_ptr<std::int64_t>();
     std::copy(held_.begin(), held_.end(), out);
     for (std::int64_t t = 0; t < tokens_; ++t) {
-      const Real* v = row(value_, t);
+      const Real* v = logits_ + t * experts_;
       std::sort(out + t * k_, out + (t + 1) * k_, [v](std::int64_t a, std::int64_t b) { return v[a] > v[b] || (v[a] == v[b] && a < b); });
     }
     return expert;
   }
 
   std::int64_t tokens_, experts_, k_;
-  Real spread_ = 0;                     ///< mean distance of a value from its price at the start: the scale of epsilon
+  const Real* logits_;  ///< [T, E]
+  Real grid_ = 0;       ///< values, prices and epsilons are multiples of it
+  /// Mean distance of a value from its price at the start, the scale of the least epsilon; and its root mean square, which far values raise,
+  /// the scale of the first.
+  Real spread_ = 0, wide_spread_ = 0;
   std::vector<Real> value_, open_;      ///< [T, E]; open: -inf where the token holds the expert
   std::vector<Real> price_;             ///< [E]
   std::vector<std::int64_t> room_;      ///< [E]
@@ -279,8 +310,9 @@ class Auction {
   std::vector<std::int64_t> held_;      ///< [T, k], the first seats_[t] of a row
   std::vector<std::int64_t> seats_;     ///< [T]
   std::vector<std::int64_t> waiting_;   ///< tokens that lost a seat
-  std::vector<Real> net_;
+  std::vector<Real> net_;               ///< [E], values less prices
   std::vector<std::int64_t> order_;
+  std::vector<std::int32_t> candidates_;
 };
 
 }  // namespace

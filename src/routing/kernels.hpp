@@ -24,13 +24,21 @@ template <auto body, class... Arguments>
 [[gnu::target("avx2,fma,bmi,bmi2")]] void in_wide_vectors(Arguments... arguments) {
   body(arguments...);
 }
+template <auto body, class... Arguments>
+[[gnu::target("avx512f,avx512vl,avx512bw,avx512dq,avx2,fma,bmi,bmi2,prefer-vector-width=512")]] void in_widest_vectors(Arguments... arguments) {
+  body(arguments...);
+}
 #endif
 
-/// Calls `body`, a MOESWEEP_INLINE function, compiled for vectors of 256 bits where the processor has them.
+/// Calls `body`, a MOESWEEP_INLINE function, compiled for vectors of 256 bits where the processor has them; of 512 bits, where it has those,
+/// for rows of at least 64 numbers (`row`).
 template <auto body, class... Arguments>
-void with_wide_vectors(Arguments... arguments) {
+void with_wide_vectors([[maybe_unused]] std::int64_t row, Arguments... arguments) {
 #if MOESWEEP_HAS_WIDE_VECTORS
   static const bool wide = __builtin_cpu_supports("avx2") != 0 && __builtin_cpu_supports("fma") != 0 && __builtin_cpu_supports("bmi2") != 0;
+  static const bool widest = wide && __builtin_cpu_supports("avx512f") != 0 && __builtin_cpu_supports("avx512vl") != 0 &&
+                             __builtin_cpu_supports("avx512bw") != 0 && __builtin_cpu_supports("avx512dq") != 0;
+  if (widest && row >= 64) return in_widest_vectors<body>(arguments...);
   if (wide) return in_wide_vectors<body>(arguments...);
 #endif
   body(arguments...);
@@ -117,10 +125,10 @@ MOESWEEP_INLINE void top_k_row(const Real* row, std::int64_t size, std::int64_t 
     std::array<Real, kLanes> lane;
     std::array<std::int32_t, kLanes> above{};
     for (std::size_t l = 0; l < kLanes; ++l) lane[l] = row[l];
-    for (std::int64_t e = kLanes; e + kLanes <= size; e += kLanes) {
+    for (std::int64_t first = kLanes; first + kLanes <= size; first += kLanes) {
 #pragma omp simd
       for (std::int64_t l = 0; l < kLanes; ++l) {
-        const Real value = row[e + l], held = lane[static_cast<std::size_t>(l)];
+        const Real value = row[first + l], held = lane[static_cast<std::size_t>(l)];
         lane[static_cast<std::size_t>(l)] = value > held ? value : held;
       }
     }

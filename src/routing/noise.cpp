@@ -142,7 +142,7 @@ at::Tensor drawn(const TokenLayout& tokens, Purpose purpose, std::int64_t layer,
         even[i + 1] = words[2];
         odd[i + 1] = words[3];
       }
-      with_wide_vectors<make>(static_cast<const std::uint32_t*>(even.data()), static_cast<const std::uint32_t*>(odd.data()), pairs, parameter,
+      with_wide_vectors<make>(0, static_cast<const std::uint32_t*>(even.data()), static_cast<const std::uint32_t*>(odd.data()), pairs, parameter,
                               row.data());
       std::copy_n(row.data(), width, out + t * width);
     }

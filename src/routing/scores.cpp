@@ -159,8 +159,9 @@ class Gate : public torch::autograd::Function<Gate> {
     AT_DISPATCH_FLOATING_TYPES(rows.scalar_type(), "gate_weights", [&] {
       const auto gate = rows_of<scalar_t>(rows, expert, offsets, score, scale, normalise);
       auto *out = weight.mutable_data_ptr<scalar_t>(), *keep = kept.mutable_data_ptr<scalar_t>();
-      at::parallel_for(0, rows.size(0), kGrain,
-                       [&](std::int64_t first, std::int64_t last) { with_wide_vectors<&gate_forward<scalar_t>>(&gate, first, last, out, keep); });
+      at::parallel_for(0, rows.size(0), kGrain, [&](std::int64_t first, std::int64_t last) {
+        with_wide_vectors<&gate_forward<scalar_t>>(gate.experts, &gate, first, last, out, keep);
+      });
     });
     context->save_for_backward({rows, expert, offsets, kept});
     context->saved_data["score"] = score;
@@ -181,7 +182,7 @@ class Gate : public torch::autograd::Function<Gate> {
       auto* out = gradient.mutable_data_ptr<scalar_t>();
       at::parallel_for(0, logits.size(0), kGrain, [&](std::int64_t first, std::int64_t last) {
         std::vector<scalar_t> buffer(static_cast<std::size_t>(2 * gate.experts));
-        with_wide_vectors<&gate_backward<scalar_t>>(&gate, first, last, up, keep, out, buffer.data());
+        with_wide_vectors<&gate_backward<scalar_t>>(gate.experts, &gate, first, last, up, keep, out, buffer.data());
       });
     });
     return {gradient, at::Tensor(), at::Tensor(), at::Tensor(), at::Tensor(), at::Tensor()};

@@ -91,7 +91,7 @@ at::Tensor top_k_indices(const at::Tensor& keys, std::int64_t k) {
     auto* out = chosen.mutable_data_ptr<std::int64_t>();
     at::parallel_for(0, keys.size(0), 512, [&](std::int64_t begin, std::int64_t end) {
       std::vector<std::int32_t> candidates(static_cast<std::size_t>(experts));
-      with_wide_vectors<&top_k_rows<scalar_t>>(in, experts, k, begin, end, out, candidates.data());
+      with_wide_vectors<&top_k_rows<scalar_t>>(experts, in, experts, k, begin, end, out, candidates.data());
     });
   });
   return chosen;
@@ -244,6 +244,13 @@ at::Tensor hash_table(HashTable kind, std::int64_t seed, std::int64_t layer, std
     }
   }
   return table;
+}
+
+at::Tensor comparable(const at::Tensor& values) {
+  if (values.scalar_type() != at::kDouble) return values;
+  constexpr std::int64_t kDropped = 16;  // of the 52 bits of a mantissa
+  const at::Tensor bits = values.contiguous().view(at::kLong);
+  return (bits + (std::int64_t{1} << (kDropped - 1))).bitwise_right_shift(kDropped).bitwise_left_shift(kDropped).view(at::kDouble);
 }
 
 at::Tensor expert_choice_unit(const at::Tensor& scores, std::int64_t count) {

@@ -79,15 +79,16 @@ SinkhornResult sinkhorn(const at::Tensor& logits, std::int64_t most_iterations, 
   SinkhornResult result{at::empty_like(logits), 0, false};
   const auto* x = logits.const_data_ptr<Real>();
   auto* c = result.keys.mutable_data_ptr<Real>();  // holds C until the end
-  for_each_chunk(tokens,
-                 [&](std::int64_t first, std::int64_t last, std::int64_t) { with_wide_vectors<&exponentials<Real>>(x, experts, first, last, c); });
+  for_each_chunk(tokens, [&](std::int64_t first, std::int64_t last, std::int64_t) {
+    with_wide_vectors<&exponentials<Real>>(experts, x, experts, first, last, c);
+  });
   std::vector<Real> d0(static_cast<std::size_t>(tokens), Real(1)), d1(static_cast<std::size_t>(experts), Real(1));
   ChunkSums<Real> columns(tokens, experts);
   const Real row_share = Real(1) / static_cast<Real>(tokens), column_share = Real(1) / static_cast<Real>(experts);
   while (result.iterations < most_iterations && !result.converged) {
     columns.clear();
     for_each_chunk(tokens, [&](std::int64_t first, std::int64_t last, std::int64_t chunk) {
-      with_wide_vectors<&scale_rows<Real>>(static_cast<const Real*>(c), experts, first, last, static_cast<const Real*>(d1.data()), row_share,
+      with_wide_vectors<&scale_rows<Real>>(experts, static_cast<const Real*>(c), experts, first, last, static_cast<const Real*>(d1.data()), row_share,
                                            d0.data(), columns.of(chunk));
     });
     double change = 0;
@@ -181,7 +182,7 @@ std::vector<std::int64_t> biased_counts(const at::Tensor& logits, const std::vec
   ChunkSums<std::int64_t> counts(tokens, experts);
   for_each_chunk(tokens, [&](std::int64_t first, std::int64_t last, std::int64_t chunk) {
     RowBuffer<Real> buffer(experts, k);
-    with_wide_vectors<&count_moved<Real>>(x, shift.data(), experts, k, first, last, &buffer, counts.of(chunk));
+    with_wide_vectors<&count_moved<Real>>(experts, x, shift.data(), experts, k, first, last, &buffer, counts.of(chunk));
   });
   std::vector<std::int64_t> total;
   for (std::size_t e = 0; e < bias.size(); ++e) total.push_back(counts.sum(e));
@@ -200,7 +201,7 @@ at::Tensor above_threshold(const at::Tensor& logits, const at::Tensor& beta, std
   auto* out = moved.mutable_data_ptr<Real>();
   for_each_chunk(tokens, [&](std::int64_t first, std::int64_t last, std::int64_t) {
     RowBuffer<Real> buffer(experts, n);
-    with_wide_vectors<&less_threshold<Real>>(x, static_cast<const Real*>(shift.data()), experts, n, first, last, &buffer, out);
+    with_wide_vectors<&less_threshold<Real>>(experts, x, static_cast<const Real*>(shift.data()), experts, n, first, last, &buffer, out);
   });
   return moved;
 }
