@@ -108,6 +108,15 @@ MOESWEEP_INLINE void rank_top_k(const Real* row, const std::int32_t* places, std
   for (std::int64_t i = 0; i < k; ++i) out[i] = sorted[static_cast<std::size_t>(i)];
 }
 
+/// Bit l of byte l, which is 0 or 1: a product gathers the bits of eight bytes.
+MOESWEEP_INLINE std::uint64_t bits_of(const std::array<std::uint8_t, 64>& flags) {
+  static_assert(std::endian::native == std::endian::little);
+  const auto eights = std::bit_cast<std::array<std::uint64_t, 8>>(flags);
+  std::uint64_t bits = 0;
+  for (std::size_t i = 0; i < 8; ++i) bits |= ((eights[i] * 0x0102040810204080U) >> 56U) << (8 * i);
+  return bits;
+}
+
 /// The k largest of a row, largest first; of equal ones the lower place. `candidates` needs room for the row.
 /// The k-th largest of the maxima of 16 interleaved lanes bounds the k-th largest of the row from below, so that few places are left to sort.
 template <class Real>
@@ -144,7 +153,15 @@ MOESWEEP_INLINE void top_k_row(const Real* row, std::int64_t size, std::int64_t 
       const Real value = above[l] < k ? lane[l] : std::numeric_limits<Real>::infinity();
       bound = value < bound ? value : bound;
     }
-    for (std::int64_t e = 0; e < size; ++e) {
+    std::int64_t e = 0;
+    for (; e + 64 <= size; e += 64) {
+      std::array<std::uint8_t, 64> flags;
+#pragma omp simd
+      for (std::size_t l = 0; l < 64; ++l) flags[l] = row[e + static_cast<std::int64_t>(l)] >= bound ? 1 : 0;
+      for (std::uint64_t bits = bits_of(flags); bits != 0; bits &= bits - 1)
+        candidates[found++] = static_cast<std::int32_t>(e + std::countr_zero(bits));
+    }
+    for (; e < size; ++e) {
       candidates[found] = static_cast<std::int32_t>(e);
       found += row[e] >= bound ? 1 : 0;
     }

@@ -100,6 +100,12 @@ struct GateRows {
   Real scale;
   bool normalise;
 
+  /// Asks for the chosen logits of a token some way on: they lie apart in memory.
+  MOESWEEP_INLINE void fetch_ahead(std::int64_t t, std::int64_t last) const {
+    const std::int64_t next = t + 8;
+    if (experts < 64 || next >= last) return;
+    for (std::int64_t i = offsets[next]; i < offsets[next + 1]; ++i) __builtin_prefetch(x + next * experts + expert[i]);
+  }
   MOESWEEP_INLINE GateRow<Real> row(std::int64_t t) const { return {x + t * experts, experts, expert + offsets[t], offsets[t + 1] - offsets[t]}; }
 };
 
@@ -109,6 +115,7 @@ MOESWEEP_INLINE void gate_forward(const GateRows<Real>* gate, std::int64_t first
     const GateRow<Real> row = gate->row(t);
     Real* w = weight + gate->offsets[t];
     if (row.slots == 0) continue;
+    if (gate->score != Score::softmax) gate->fetch_ahead(t, last);
     if (gate->score == Score::softmax) {
       row.softmax(gate->scale, w, kept + 2 * t);
       continue;
@@ -131,6 +138,7 @@ MOESWEEP_INLINE void gate_backward(const GateRows<Real>* gate, std::int64_t firs
       continue;
     }
     for (std::int64_t e = 0; e < row.experts; ++e) g[e] = 0;
+    gate->fetch_ahead(t, last);
     if (row.slots == 0) continue;
     if (gate->score == Score::relu) {
       for (std::int64_t i = 0; i < row.slots; ++i)
