@@ -19,7 +19,7 @@ const at::Tensor& PassView::probabilities() const {
 
 at::Tensor sums_of_features(const at::Tensor& features, const TokenLayout& tokens, const at::Tensor& unit, std::int64_t units) {
   at::Tensor wide = features.to(at::kDouble);
-  if (tokens.mask.defined()) wide = wide * tokens.mask.to(at::kDouble).view({-1, 1});
+  if (tokens.mask.defined()) wide = wide.masked_fill(tokens.mask.logical_not().view({-1, 1}), 0.0);
   if (units == 1) return wide.sum(0, /*keepdim=*/true);
   return at::zeros({units, features.size(1)}, wide.options()).index_add(0, unit, wide);
 }

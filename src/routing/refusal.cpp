@@ -169,7 +169,10 @@ std::string refusal_of_noise(const RoutingConfig& config) {
 }
 
 std::string refusal_of_granularity(const RoutingConfig& config, const RoutedModel& model, std::int64_t experts) {
-  if (config.granularity == Granularity::token) return "";
+  if (config.granularity == Granularity::token) {
+    if (config.pool.by == Pooling::mean) return "";
+    return fmt::format("routing.pool.by = {} says nothing with routing.granularity = token", name_of_value(config.pool.by));
+  }
   const auto granularity = name_of_value(config.granularity);
   if (config.select == "hash") return fmt::format("routing.select = hash decides by token id: routing.granularity = {} has no token", granularity);
   if (config.granularity == Granularity::batch && config.pool.by != Pooling::mean)

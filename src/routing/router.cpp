@@ -217,7 +217,7 @@ void LayerRouter::drop(std::span<PassView> passes, Mode mode) const {
     const TokenLayout& tokens = pass.tokens();
     at::Tensor priority;
     if (config.capacity.policy == CapacityPolicy::random) priority = capacity_priorities(tokens, place_.layer, pass.slots);
-    else priority = apply(*pass.scores, {pass.slots, {}, {}}, mode).weight.to(at::kDouble);
+    else priority = comparable(apply(*pass.scores, {pass.slots, {}, {}}, mode).weight.to(at::kDouble));
     // A row for each counting token, that units know how many there are, and behind it its slots: expert (-1), place among its choices, priority.
     const at::Tensor sequence = tokens.sequence_of_token(), mask = tokens.mask.defined() ? tokens.mask.contiguous() : tokens.mask;
     const bool* counts = mask.defined() ? mask.const_data_ptr<bool>() : nullptr;

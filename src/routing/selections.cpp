@@ -48,7 +48,7 @@ class TopP final : public Selection {
 at::Tensor experts_choose(const at::Tensor& scores, const RoutingConfig& config, double factor) {
   const auto tokens = static_cast<double>(scores.size(0)), experts = static_cast<double>(scores.size(1));
   const auto count = static_cast<std::int64_t>(factor * static_cast<double>(config.top_k) * tokens / experts + 0.5);
-  return expert_choice_unit(scores, std::min(count, scores.size(0)));
+  return expert_choice_unit(comparable(scores), std::min(count, scores.size(0)));
 }
 
 /// Tokens take 0 to E experts; without their unit (greedy reading) they take their own k best.

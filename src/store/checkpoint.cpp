@@ -162,6 +162,8 @@ std::vector<std::int64_t> CheckpointReader::shape(const std::string& name) const
   return state_->find(name).logical.value_or(std::vector<std::int64_t>{});
 }
 
+DType CheckpointReader::type(const std::string& name) const { return state_->find(name).type.number; }
+
 void CheckpointReader::read(const std::string& name, DType type, std::int64_t first, std::int64_t count, void* data) const {
   state_->communicator->agree(
       [&] {

@@ -89,15 +89,26 @@ Trainer::Trainer(const TrialConfig& config, const data::Source& source, const co
   declare_series();
 }
 
+namespace {
+
+/// A parameter of another trial into `value`, whatever type it was stored in; `key` names the option that asked for it.
+void read_parameter(const store::CheckpointReader& reader, const std::string& name, at::Tensor value, const std::string& key, const std::string& path) {
+  if (reader.shape("parameters/" + name) != value.sizes().vec())
+    throw Error(ErrorKind::config, key + ": " + name + " has another shape there than in this model", path).thrown_on_every_rank();
+  const DType stored = reader.type("parameters/" + name);
+  const at::Tensor buffer = stored == dtype_of(value) ? value : at::empty(value.sizes(), stored == DType::f64 ? at::kDouble : at::kFloat);
+  reader.read("parameters/" + name, stored, 0, buffer.numel(), buffer.data_ptr());
+  if (!buffer.is_same(value)) value.copy_(buffer);
+}
+
+}  // namespace
+
 void Trainer::import_routers() {
   for (const auto& [path, spans] : model_->imported_spans()) {
     const store::CheckpointReader reader(gang_, path);
     for (const model::Span& span : spans) {
-      at::Tensor value = model_->parameters().buffers(span.parameter_class).value.narrow(0, span.offset, span.count());
-      if (reader.shape("parameters/" + span.name) != span.shape)
-        throw Error(ErrorKind::config, "routing.import_from: " + span.name + " has another shape there than in this model", path)
-            .thrown_on_every_rank();
-      reader.read("parameters/" + span.name, dtype_of(value), 0, value.numel(), value.data_ptr());
+      const at::Tensor value = model_->parameters().buffers(span.parameter_class).value.narrow(0, span.offset, span.count());
+      read_parameter(reader, span.name, value.view(span.shape), "routing.import_from", path);
     }
   }
 }
@@ -454,13 +465,9 @@ void Trainer::write_checkpoint(const std::filesystem::path& path) {
 
 void Trainer::read_parameters(const std::filesystem::path& path) {
   const store::CheckpointReader reader(gang_, path);
-  for (auto& array : logical_arrays(model_->parameters(), false)) {
-    const auto shape = reader.shape(array.name);
-    if (shape != array.value.sizes().vec())
-      throw Error(ErrorKind::config, "train.init_from: " + array.name + " has another shape there than in this model", path.string())
-          .thrown_on_every_rank();
-    reader.read(array.name, dtype_of(array.value), 0, array.value.numel(), array.value.data_ptr());
-  }
+  const std::string prefix = "parameters/";
+  for (auto& array : logical_arrays(model_->parameters(), false))
+    read_parameter(reader, array.name.substr(prefix.size()), array.value, "train.init_from", path.string());
 }
 
 void Trainer::read_checkpoint(const std::filesystem::path& path) {

@@ -47,8 +47,10 @@ class Presets : public testing::Test {
     const auto world = comm::Communicator::world();
     folder_ = world.broadcast((fs::temp_directory_path() / ("moesweep-presets-" + std::to_string(::getpid()))).string(), 0, "folder");
     auto config = small(spec::load_router("top_k"));
+    config.seed = 7;
     config.parallel.data = world.size();
     config.routing.record = true;
+    config.evaluation.every_steps = 1;  // a validation after every step, for whoever replays
     config.checkpoint.keep = Keep::final_only;
     if (world.rank() == 0) fs::create_directories(folder_);
     world.barrier("folder made");
@@ -91,11 +93,17 @@ double mean(const std::vector<double>& values, std::size_t first, std::size_t co
   return sum / static_cast<double>(count);
 }
 
+/// All presets, or the one that MOESWEEP_PRESET names.
+std::vector<spec::Preset> presets() {
+  if (const char* name = std::getenv("MOESWEEP_PRESET")) return {spec::find_router(name)};
+  return spec::router_presets();
+}
+
 class PresetTrials : public Presets {};
 
 TEST_F(PresetTrials, EachTrainsFiftyStepsAndSurvivesACheckpointBitwise) {
   const auto world = comm::Communicator::world();
-  for (const auto& preset : spec::router_presets()) {
+  for (const auto& preset : presets()) {
     auto config = small(load(preset));
     config.parallel.data = world.size();
     ASSERT_EQ(refusal(config), "") << preset.name;
@@ -150,13 +158,19 @@ std::map<std::string, std::vector<double>> fingerprint(TrialConfig config) {
 
 TEST_F(PresetTrials, EveryOptionThatAPresetSetsMatters) {
   std::size_t options = 0, refused = 0;
-  for (const auto& preset : spec::router_presets()) {
+  for (const auto& preset : presets()) {
     const auto routing = load(preset);
     auto config = small(routing);
     config.train.steps = 4;
     config.train.learning_rate = 2e-2;
     config.evaluation.every_steps = 2;
     config.evaluation.tokens = 16 * 16;
+    config.model.router_init_deviation = 2.0;
+    if (routing.balance.method == "bandpass") {  // until an expert falls below the band
+      config.train.steps = 25;
+      config.train.learning_rate = 0.1;
+    }
+    if (routing.depth_block > 0) config.model.layers = routing.depth_block + 1;
     const auto as_it_is = fingerprint(config);
     auto mine = routing;
     routing::RoutingConfig defaults;
@@ -181,7 +195,7 @@ TEST_F(PresetTrials, EveryOptionThatAPresetSetsMatters) {
 
 TEST_F(PresetTrials, NoPresetIsAnAliasOfAnother) {
   std::map<std::string, std::map<std::string, std::vector<double>>> prints;
-  for (const auto& preset : spec::router_presets()) {
+  for (const auto& preset : presets()) {
     auto config = small(load(preset));
     config.train.steps = 3;
     config.evaluation.every_steps = 0;
@@ -227,7 +241,7 @@ bool leaks(model::MoeModel& model, const TrialConfig& config, routing::Mode mode
 TEST_F(PresetTrials, TheCausalityFlagIsWhatIsFound) {
   std::cout << "causality: preset, in training at the first step, after 25 steps, greedily (found = declared)\n";
   auto alone = comm::make_local_transport();
-  for (const auto& preset : spec::router_presets()) {
+  for (const auto& preset : presets()) {
     auto config = small(load(preset), Precision::fp64);
     config.model.router_init_deviation = 1.0;
     if (config.routing.select == "threshold") config.routing.threshold.warmup_steps = 20;
@@ -285,7 +299,7 @@ TEST_F(PresetLayouts, LossesAndGradientsAreThoseOfOneRankAtTheGlobalBatch) {
   const auto world = comm::Communicator::world();
   const auto self = comm::Communicator::self();
   double worst = 0;
-  for (const auto& preset : spec::router_presets()) {
+  for (const auto& preset : presets()) {
     auto config = small(load(preset), Precision::fp64);
     config.train.steps = 4;
     config.evaluation.every_steps = 0;
@@ -298,7 +312,7 @@ TEST_F(PresetLayouts, LossesAndGradientsAreThoseOfOneRankAtTheGlobalBatch) {
         for (std::size_t i = 0; i < values.size(); ++i) {
           const double error = std::abs(found.at(path).at(i) - values[i]) / std::max(1e-3, std::abs(values[i]));
           worst = std::max(worst, error);
-          ASSERT_LT(error, 1e-10) << preset.name << " " << path << "[" << i << "], passes of " << per_pass;
+          EXPECT_LT(error, 1e-10) << preset.name << " " << path << "[" << i << "], passes of " << per_pass;
         }
     }
   }

@@ -42,6 +42,8 @@ class CheckpointReader {
   std::vector<std::string> names() const;
   /// The array's logical shape; a `corrupt` error when there is none of that name.
   std::vector<std::int64_t> shape(const std::string& name) const;
+  /// The type that it is stored in.
+  DType type(const std::string& name) const;
   /// Collective. Reads elements [first, first + count) into `data`; the type must be the stored one.
   void read(const std::string& name, DType type, std::int64_t first, std::int64_t count, void* data) const;
 
