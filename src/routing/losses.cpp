@@ -44,14 +44,6 @@ at::Tensor token_entropy(const at::Tensor& probabilities, const at::Tensor& mask
   return -(p * p.clamp_min(least).log()).sum() / divisor(step_tokens);
 }
 
-at::Tensor score_variance(const at::Tensor& scores, const at::Tensor& mask, std::int64_t step_tokens) {
-  const at::Tensor s = counting(scores, mask);
-  const std::int64_t tokens = mask.defined() ? mask.sum().item<std::int64_t>() : scores.size(0);
-  const at::Tensor mean = s.sum(0, true) / divisor(tokens);
-  const at::Tensor square = counting((s - mean).square(), mask);
-  return -square.sum() / (static_cast<double>(scores.size(1)) * divisor(step_tokens));
-}
-
 at::Tensor router_orthogonality(const at::Tensor& rows) { return (at::mm(rows, rows.t()) - at::eye(rows.size(0), rows.options())).abs().sum(); }
 
 at::Tensor expert_router_coupling(const at::Tensor& activations, double margin) {

@@ -743,9 +743,6 @@ TEST(PartLosses, FollowTheFormulas) {
       }
       same_loss("z-loss", z_loss(x, l.layout.mask, l.layout.step_tokens), x, reference::z_loss(l.c.in, 1.0));
       same_loss("token entropy", token_entropy(p, l.layout.mask, l.layout.step_tokens), x, reference::token_entropy(l.c.in, oracle_score, 1.0));
-      const Integers all(20, 0);
-      same_loss("score variance", score_variance(scores_of(x, score), l.layout.mask, l.layout.step_tokens), x,
-                reference::score_variance(l.c.in, oracle_score, all, 1.0));
     }
   const at::Tensor rows = normals(31, 5, 9).requires_grad_(true), activations = normals(32, 6, 6).abs().requires_grad_(true);
   same_loss("router orthogonality", router_orthogonality(rows), rows, reference::router_orthogonality(numbers(rows), 5, 1.0));
@@ -762,7 +759,6 @@ TEST(PartLosses, GradientsAreFiniteDifferences) {
         {"aux", [&](const at::Tensor& x) { return aux_loss(probabilities_of(x, score), load, unit, l.layout.mask, 18); }},
         {"z", [&](const at::Tensor& x) { return z_loss(x, l.layout.mask, 18); }},
         {"entropy", [&](const at::Tensor& x) { return token_entropy(probabilities_of(x, score), l.layout.mask, 18); }},
-        {"variance", [&](const at::Tensor& x) { return score_variance(scores_of(x, score), l.layout.mask, 18); }},
         {"orthogonality", [&](const at::Tensor& x) { return router_orthogonality(x.narrow(0, 0, 5)); }},
         {"coupling", [&](const at::Tensor& x) { return expert_router_coupling(x.narrow(0, 0, 6), 0.7); }}};
     for (const auto& [name, loss] : losses) {
@@ -781,15 +777,12 @@ TEST(PartLosses, MaskedRowsMayHoldAnythingAndEmptyPassesGiveNothing) {
   x.requires_grad_(true);
   const at::Tensor unit = at::tensor(l.units, at::kLong), load = at::full({2, 6}, 1.0 / 6, at::kDouble);
   const at::Tensor total = aux_loss(probabilities_of(x, Score::softmax), load, unit, l.layout.mask, 18) + z_loss(x, l.layout.mask, 18) +
-                           token_entropy(probabilities_of(x, Score::softmax), l.layout.mask, 18) +
-                           score_variance(scores_of(x, Score::sigmoid), l.layout.mask, 18);
+                           token_entropy(probabilities_of(x, Score::softmax), l.layout.mask, 18);
   EXPECT_TRUE(std::isfinite(total.item<double>()));
   const at::Tensor none = at::empty({0, 6}, at::kDouble), no_mask = at::zeros({20}, at::kBool);
   EXPECT_EQ(aux_loss(none, load, at::empty({0}, at::kLong), {}, 18).item<double>(), 0);
   EXPECT_EQ(z_loss(none, {}, 18).item<double>(), 0);
   EXPECT_EQ(token_entropy(none, {}, 18).item<double>(), 0);
-  EXPECT_EQ(score_variance(none, {}, 18).item<double>(), 0);
-  EXPECT_EQ(score_variance(l.c.logits, no_mask, 0).item<double>(), 0);
   EXPECT_EQ(z_loss(l.c.logits, no_mask, 0).item<double>(), 0);
 }
 
