@@ -11,11 +11,10 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <limits>
+#include <map>
 #include <memory>
 
 #include "moesweep/comm/transport.hpp"
-#include "moesweep/core/error.hpp"
 #include "moesweep/routing/parts.hpp"
 #include "moesweep/routing/router.hpp"
 

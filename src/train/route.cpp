@@ -7,8 +7,10 @@
 #include <torch/csrc/autograd/autograd.h>
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
+#include <limits>
+#include <map>
+#include <memory>
 #include <set>
 
 #include "moesweep/comm/transport.hpp"
