@@ -24,6 +24,15 @@ at::Tensor sums_of_features(const at::Tensor& features, const TokenLayout& token
   return at::zeros({units, features.size(1)}, wide.options()).index_add(0, unit, wide);
 }
 
+at::Tensor tokens_of_units(const TokenLayout& tokens, const at::Tensor& unit, std::int64_t units) {
+  std::vector<double> counting;
+  for (std::int64_t s = 0; s < tokens.sequences; ++s) {
+    const std::int64_t begin = tokens.begin_of(s), length = tokens.begin_of(s + 1) - begin;
+    counting.push_back(static_cast<double>(tokens.mask.defined() ? tokens.mask.narrow(0, begin, length).sum().item<std::int64_t>() : length));
+  }
+  return at::zeros({units}, at::kDouble).index_add(0, unit, at::tensor(counting, at::kDouble));
+}
+
 at::Tensor loss_of_sums(const at::Tensor& features, const TokenLayout& tokens, const UnitStatistics& units,
                         const std::function<at::Tensor(const at::Tensor&, const at::Tensor&)>& value) {
   const std::int64_t count = units.totals.size(0);
@@ -37,7 +46,7 @@ at::Tensor loss_of_sums(const at::Tensor& features, const TokenLayout& tokens, c
   }
   const at::Tensor unit = tokens.spread(units.unit);
   const at::Tensor local = sums_of_features(features, tokens, unit, count);
-  const at::Tensor mine = sums_of_features(at::ones({tokens.tokens(), 1}, at::kDouble), tokens, unit, count).view({-1});
+  const at::Tensor mine = tokens_of_units(tokens, units.unit, count);
   const double step_tokens = static_cast<double>(tokens.step_tokens);
   // A unit's share in the step is its own tokens'; of its value this pass carries what its tokens are of them.
   at::Tensor loss = (values * mine).sum() / step_tokens;

@@ -152,7 +152,7 @@ bool LayerRouter::readings_differ() const {
          std::ranges::any_of(terms_, [](const Term& term) { return term.method != nullptr && term.method->chooses_from_unit(); });
 }
 
-PassView LayerRouter::view(const Scores& scores, Mode mode) const {
+PassView LayerRouter::view(const Scores& scores, Mode mode, const at::Tensor& noise) const {
   PassView pass;
   pass.scores = &scores;
   pass.config = mode == Mode::greedy ? &greedy_ : &now_;
@@ -162,15 +162,20 @@ PassView LayerRouter::view(const Scores& scores, Mode mode) const {
   const RoutingConfig& config = *pass.config;
   pass.gate = pass.choice = config.temperature == 1.0 ? scores.logits : scores.logits / config.temperature;
   if (mode != Mode::train || (config.perturb != Perturb::gaussian && config.perturb != Perturb::gumbel)) return pass;
-  const TokenLayout places = decision_layout(*scores.tokens, config.granularity, config.pool);
-  const at::ScalarType type = scores.logits.scalar_type();
-  if (config.perturb == Perturb::gumbel) {
-    pass.choice = pass.choice + gumbel_noise(places, place_.layer, place_.experts, type) * config.noise.scale;
+  const bool gumbel = config.perturb == Perturb::gumbel;
+  pass.noise = noise;
+  if (!noise.defined()) {
+    const TokenLayout places = decision_layout(*scores.tokens, config.granularity, config.pool);
+    const auto draw = gumbel ? gumbel_noise : gaussian_noise;
+    pass.noise = draw(places, place_.layer, place_.experts, scores.logits.scalar_type());
+  }
+  if (gumbel) {
+    pass.choice = pass.choice + pass.noise * config.noise.scale;
     return pass;
   }
   pass.noise_deviation = config.noise.learned ? (at::softplus(scores.noise_logits) + 1e-2) * config.noise.scale
                                               : at::full({}, config.noise.scale, scores.logits.options());
-  pass.gate = pass.choice = pass.choice + gaussian_noise(places, place_.layer, place_.experts, type) * pass.noise_deviation;
+  pass.gate = pass.choice = pass.choice + pass.noise * pass.noise_deviation;
   if (config.noise.scale == 0) pass.noise_deviation = at::Tensor();
   return pass;
 }
@@ -217,7 +222,7 @@ void LayerRouter::drop(std::span<PassView> passes, Mode mode) const {
     const TokenLayout& tokens = pass.tokens();
     at::Tensor priority;
     if (config.capacity.policy == CapacityPolicy::random) priority = capacity_priorities(tokens, place_.layer, pass.slots);
-    else priority = comparable(apply(*pass.scores, {pass.slots, {}, {}}, mode).weight.to(at::kDouble));
+    else priority = comparable(apply(*pass.scores, {pass.slots, {}, {}, pass.noise}, mode).weight.to(at::kDouble));
     // A row for each counting token, that units know how many there are, and behind it its slots: expert (-1), place among its choices, priority.
     const at::Tensor sequence = tokens.sequence_of_token(), mask = tokens.mask.defined() ? tokens.mask.contiguous() : tokens.mask;
     const bool* counts = mask.defined() ? mask.const_data_ptr<bool>() : nullptr;
@@ -281,8 +286,7 @@ std::vector<UnitStatistics> LayerRouter::statistics(Term& term, std::span<const 
     const TokenLayout& tokens = passes[p].tokens();
     const std::int64_t units = term.scope.units(tokens);
     const at::Tensor unit = tokens.spread(statistics[p].unit);
-    const at::Tensor counted = sums_of_features(at::ones({tokens.tokens(), 1}, at::kDouble), tokens, unit, units);
-    sums.push_back(at::cat({term.part->sums(passes[p], unit, units), counted}, 1));
+    sums.push_back(at::cat({term.part->sums(passes[p], unit, units), tokens_of_units(tokens, statistics[p].unit, units).view({-1, 1})}, 1));
   }
   if (sums.empty()) return statistics;
   if (term.defers()) {
@@ -334,6 +338,7 @@ std::vector<Decision> LayerRouter::decide(std::span<const Scores> passes, Mode m
   for (std::size_t p = 0; p < passes.size(); ++p) {
     const TokenLayout& tokens = *passes[p].tokens;
     decisions[p].slots = views[p].slots;
+    if (passes.size() == 1) decisions[p].noise = views[p].noise;
     decisions[p].counts =
         count_slots(views[p].slots, tokens.spread(micro_batches.unit_of_sequence(tokens)), micro_batches.units(tokens), place_.experts, tokens.mask);
   }
@@ -348,7 +353,7 @@ std::vector<Decision> LayerRouter::decide(std::span<const Scores> passes, Mode m
 Assignment LayerRouter::apply(const Scores& scores, const Decision& decision, Mode mode) const {
   const Selection& selection = mode == Mode::greedy && greedy_selection_ ? *greedy_selection_ : *selection_;
   const TokenLayout& tokens = *scores.tokens;
-  PassView pass = view(scores, mode);
+  PassView pass = view(scores, mode, decision.noise);
   pass.slots = decision.slots;
   Assignment assignment;
   assignment.slots = decision.slots;

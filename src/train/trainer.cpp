@@ -92,7 +92,8 @@ Trainer::Trainer(const TrialConfig& config, const data::Source& source, const co
 namespace {
 
 /// A parameter of another trial into `value`, whatever type it was stored in; `key` names the option that asked for it.
-void read_parameter(const store::CheckpointReader& reader, const std::string& name, at::Tensor value, const std::string& key, const std::string& path) {
+void read_parameter(const store::CheckpointReader& reader, const std::string& name, at::Tensor value, const std::string& key,
+                    const std::string& path) {
   if (reader.shape("parameters/" + name) != value.sizes().vec())
     throw Error(ErrorKind::config, key + ": " + name + " has another shape there than in this model", path).thrown_on_every_rank();
   const DType stored = reader.type("parameters/" + name);

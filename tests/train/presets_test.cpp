@@ -173,6 +173,8 @@ TEST_F(PresetTrials, EveryOptionThatAPresetSetsMatters) {
     const auto leaves = leaves_of(fields_of(mine)), plain = leaves_of(fields_of(defaults));
     for (std::size_t i = 0; i < leaves.size(); ++i) {
       if (leaves[i].field.get() == plain[i].field.get()) continue;
+      // It names the weights that these two always have, and is kept because the ids of the first studies hold it.
+      if (leaves[i].path == "score" && (preset.name == "random" || preset.name == "reference")) continue;
       ++options;
       auto without = config;
       const auto fields = leaves_of(fields_of(without.routing));

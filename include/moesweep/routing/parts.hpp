@@ -67,8 +67,8 @@ SinkhornResult sinkhorn_unit(const at::Tensor& logits, std::int64_t iterations, 
 /// The bias [E] fp64 that balances a unit: 10 damped steps from zero, for top-k of logits + bias.
 at::Tensor solved_bias_unit(const at::Tensor& logits, std::int64_t k);
 struct AssignmentResult {
-  at::Tensor expert;     ///< [T, k] i64, a token's experts by falling logit
-  double epsilon = 0;    ///< the summed logits are within T k epsilon of the optimum, unless completed
+  at::Tensor expert;       ///< [T, k] i64, a token's experts by falling logit
+  double epsilon = 0;      ///< the summed logits are within T k epsilon of the optimum, unless completed
   bool completed = false;  ///< the iteration cap was reached, and the rest was given out greedily
 };
 /// Maximises the summed logits with k distinct experts a token and exactly T k / E tokens an expert (else floor and ceil, the larger ones to
@@ -82,10 +82,10 @@ at::Tensor quantile_unit(const at::Tensor& logits, const at::Tensor& beta, std::
 
 /// One (token, slot) pair as capacity sees it: rows of a unit, by token, then slot.
 struct CapacityRow {
-  std::int64_t token = 0;   ///< number within the unit
+  std::int64_t token = 0;  ///< number within the unit
   std::int64_t expert = 0;
-  std::int64_t slot = 0;    ///< place among the token's choices, from 0
-  double priority = 0;      ///< final gate weight (probability), uniform number (random)
+  std::int64_t slot = 0;  ///< place among the token's choices, from 0
+  double priority = 0;    ///< final gate weight (probability), uniform number (random)
 };
 /// Most tokens of an expert: min(T, ceil(T k factor / E - 1e-9)).
 std::int64_t capacity_of(std::int64_t tokens, std::int64_t k, std::int64_t experts, double factor);

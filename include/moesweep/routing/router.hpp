@@ -61,7 +61,8 @@ class LayerRouter {
 
  private:
   struct Term;
-  PassView view(const Scores& scores, Mode mode) const;
+  /// `noise` are draws made before, or undefined.
+  PassView view(const Scores& scores, Mode mode, const at::Tensor& noise = {}) const;
   bool balances_units(Mode mode) const;
   std::vector<Slots> choose(std::span<PassView> passes, Mode mode);
   void drop(std::span<PassView> passes, Mode mode) const;

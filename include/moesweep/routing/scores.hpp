@@ -77,6 +77,7 @@ struct Decision {
   Slots slots;
   std::vector<UnitStatistics> terms;  ///< one per balancing term; empty in evaluation, which has no losses
   at::Tensor counts;                  ///< [micro-batches of the pass, E] i64, (token, slot) pairs before dropping
+  at::Tensor noise;                   ///< [T, E] draws, kept for `apply` where the step is one pass; undefined: it draws them again
 };
 
 /// Who goes where, with what weight.

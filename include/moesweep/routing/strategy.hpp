@@ -47,6 +47,7 @@ struct PassView {
   at::Tensor logits;           ///< x [T, E], clean (after jitter), temperature 1: for losses
   at::Tensor choice;           ///< h [T, E], what selection compares: x / temperature + noise
   at::Tensor gate;             ///< [T, E], what weights come from: h, but x / temperature under gumbel noise
+  at::Tensor noise;            ///< [T, E] draws of perturb; undefined without noise on logits
   at::Tensor noise_deviation;  ///< [T, E] or scalar, standard deviation of gaussian noise; undefined without it
   Slots slots;                 ///< what was chosen; empty while choosing
   bool plain_top_k = false;    ///< the slots are the plain top-k of `choice`
@@ -155,6 +156,8 @@ std::unique_ptr<BalanceMethod> make_balance_method(const StrategyContext& contex
 /// `features` [T, C] in the graph; `value` maps totals [units, C] and tokens [units] to [units], differentiable.
 at::Tensor loss_of_sums(const at::Tensor& features, const TokenLayout& tokens, const UnitStatistics& units,
                         const std::function<at::Tensor(const at::Tensor& totals, const at::Tensor& tokens)>& value);
+/// Counting tokens of each unit, [units] fp64; `unit` [sequences] i64.
+at::Tensor tokens_of_units(const TokenLayout& tokens, const at::Tensor& unit, std::int64_t units);
 /// Features summed over units: [units, C] fp64; masked tokens are left out.
 at::Tensor sums_of_features(const at::Tensor& features, const TokenLayout& tokens, const at::Tensor& unit, std::int64_t units);
 
