@@ -51,7 +51,7 @@ void add_pooled(std::map<std::string, at::Tensor>& losses, const std::vector<rou
 }
 
 /// The decision of a layer that takes another one's: its slots and counts, no statistics of its own.
-routing::Decision replayed(const routing::Decision& decision) { return {decision.slots, {}, decision.counts}; }
+routing::Decision replayed(const routing::Decision& decision) { return {decision.slots, {}, decision.counts, {}}; }
 
 }  // namespace
 

@@ -289,7 +289,8 @@ std::string combinations_markdown() {
       "`yes` is held by `ctest -R routing` (tests `Combinations.*`), at one, two and four ranks and over passes; a number is the reason of a "
       "refusal, "
       "below.\nThe last three are selections: `routing.balance.scope` is the scope of their own unit. `global_batch`, `micro_batch`, `sequence` and "
-      "`history` are the\nsame on every layout; `group` and `running` depend on it by nature.\n";
+      "`history` are the\nsame on every layout; `group` and `running` depend on it by nature.\nDepth (`per_layer`, `shared_decision`, "
+      "`shared_weights`) changes nothing here: with a shared decision the first MoE layer's is the one that counts.\n";
   std::vector<std::string> reasons;
   std::string row;
   Granularity granularity = Granularity::token;

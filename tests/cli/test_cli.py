@@ -15,7 +15,7 @@ from processes import processes_of
 
 PROGRAM = os.environ["MOESWEEP_PROGRAM"]  # jobs/local.sh reads it too
 MPIRUN = ["mpirun", "--allow-run-as-root", "--oversubscribe", "--bind-to", "none", "-n"]
-SUBCOMMANDS = ["doctor", "schema", "routers", "plan", "run", "train", "status", "aggregate", "results", "verify"]
+SUBCOMMANDS = ["doctor", "schema", "routers", "plan", "run", "train", "status", "aggregate", "results", "verify", "route", "bench"]
 
 
 class Case(unittest.TestCase):
