@@ -1,6 +1,6 @@
 """Writes synthetic sweep.h5 files exactly as analysis/FORMAT.md lays them out: an oracle beside the C++ writer, for tests only.
 
-Also a command: `python analysis/tests/results_writer.py OUT.h5 [quickstart|scale|large|failed|empty|one]`.
+Also a command: `python analysis/tests/results_writer.py OUT.h5 [quickstart|scale|large|many|failed|empty|one]`; many is 10,000 trials.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -317,6 +317,19 @@ def example(kind: str) -> list[Trial]:
                 },
             )
         )[:500]
+    if kind == "many":
+        # 10,000 trials that share the arrays of 54, with a config of the size of a real one.
+        base = study(seeds=6, steps=20, experts=8, domains=4)
+        padding = {f"option_{i}": {"value": i / 7, "text": "as resolved"} for i in range(60)}
+        return [
+            replace(
+                t := base[i % 54],
+                id=hashlib.sha256(str(i).encode()).hexdigest()[:16],
+                axes=t.axes | {"train.learning_rate": str(1e-4 * (1 + i // 54))},
+                config=t.config | padding,
+            )
+            for i in range(10_000)
+        ]
     if kind == "one":
         return study()[:1]
     if kind == "empty":

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, final
 
@@ -15,6 +16,8 @@ import numpy.typing as npt
 
 FORMAT = "moesweep-sweep"
 VERSION = 1
+#: An array above this is not held whole in memory for one trial's sake.
+LAZY_BYTES = 1 << 26
 
 AnyArray = npt.NDArray[Any]
 
@@ -190,33 +193,76 @@ class SweepFile:
         )
 
     def ragged(self, path: str) -> Ragged:
-        """The array `GROUP/NAME` of every trial, side by side."""
+        """The array `GROUP/NAME` of every trial, side by side; its elements are read when asked for."""
         base = f"arrays/{path}"
-        data = self.values(f"{base}/data")
-        if data.ndim != 1:
-            raise self.corrupt(f"{base}/data", f"has {data.ndim} dimensions where 1 is expected")
-        offsets = self.offsets(f"{base}/offsets", len(data))
+        with self._reading(f"{base}/data"):
+            node = self._file[f"{base}/data"]
+            dimensions, total, kind = node.ndim, int(node.shape[0]) if node.ndim else 0, np.dtype(node.dtype)
+        if dimensions != 1:
+            raise self.corrupt(f"{base}/data", f"has {dimensions} dimensions where 1 is expected")
+        offsets = self.offsets(f"{base}/offsets", total)
         shapes = self.values(f"{base}/shapes").astype(np.int64)
         if shapes.ndim != 2 or len(shapes) != self.trials or np.any(shapes < 0):
             raise self.corrupt(f"{base}/shapes", f"has shape {list(shapes.shape)} for {self.trials} trials")
         if shapes.shape[1] > 0 and not np.array_equal(np.prod(shapes, axis=1), np.diff(offsets)):
             raise self.corrupt(f"{base}/shapes", "disagrees with the offsets beside it")
-        return Ragged(path, data, offsets, shapes)
+        return Ragged(path, offsets, shapes, total * kind.itemsize, partial(self.slice, f"{base}/data"))
+
+    def slice(self, dataset: str, first: int, last: int) -> AnyArray:
+        """Elements [first, last) of a dataset with one dimension."""
+        with self._reading(dataset):
+            return np.asarray(self._file[dataset][first:last])
 
 
 @dataclass(frozen=True)
 class Ragged:
-    """One named array of every trial: trial i has `data[offsets[i]:offsets[i+1]]` in shape `shapes[i]`."""
+    """One named array of every trial: trial i has `data[offsets[i]:offsets[i+1]]` in shape `shapes[i]`.
+
+    An array of more than `LAZY_BYTES` is read trial by trial unless `data` was asked for.
+    """
 
     path: str
-    data: AnyArray
     offsets: npt.NDArray[np.int64]
     shapes: npt.NDArray[np.int64]
+    size_bytes: int
+    _read: Callable[[int, int], AnyArray]
+
+    @cached_property
+    def data(self) -> AnyArray:
+        """All elements."""
+        return self._read(0, int(self.offsets[-1]))
+
+    def run(self, first_row: int, last_row: int) -> AnyArray:
+        """Elements of the trials [first_row, last_row), one after the other."""
+        first, last = int(self.offsets[first_row]), int(self.offsets[last_row])
+        if "data" in self.__dict__ or self.size_bytes <= LAZY_BYTES:
+            return self.data[first:last]
+        return self._read(first, last)
+
+    def has(self, row: int) -> bool:
+        """Whether that trial has the array, empty or not."""
+        return bool(self.shapes[row].any())
 
     def of(self, row: int) -> AnyArray | None:
         """The array of that trial; None when it has none."""
-        first, last = int(self.offsets[row]), int(self.offsets[row + 1])
-        shape = tuple(int(n) for n in self.shapes[row])
-        if first == last and not any(shape):
-            return None
-        return self.data[first:last].reshape(shape)
+        return self.run(row, row + 1).reshape(tuple(int(n) for n in self.shapes[row])) if self.has(row) else None
+
+    def alike(
+        self, first_row: int = 0, last_row: int | None = None
+    ) -> Iterator[tuple[npt.NDArray[np.int64], AnyArray]]:
+        """Trials of equal shape together: their rows [n], and their arrays [n, *shape]; trials without elements are left out."""
+        last_row = len(self.shapes) if last_row is None else last_row
+        lengths = np.diff(self.offsets)[first_row:last_row]
+        rows = first_row + np.flatnonzero(lengths > 0)
+        if len(rows) == 0:
+            return
+        data, start = self.run(first_row, last_row), int(self.offsets[first_row])
+        shapes, group = np.unique(self.shapes[rows], axis=0, return_inverse=True)
+        for number, shape in enumerate(shapes):
+            mine = rows[group.reshape(-1) == number]
+            size = int(np.prod(shape))
+            if len(mine) * size == len(data):
+                values = data
+            else:
+                values = data[(self.offsets[mine] - start)[:, None] + np.arange(size)]
+            yield mine, values.reshape((len(mine), *(int(n) for n in shape)))

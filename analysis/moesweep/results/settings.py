@@ -56,10 +56,8 @@ def _scales(sweep: Sweep) -> list[float]:
     if PARAMETERS not in sweep.metrics:
         return [math.nan] * len(sweep)
     trials = sweep.trials
-    shapes = [
-        tuple(value_text(trials[axis].iloc[row]) for axis in sweep.axes if axis.startswith("model."))
-        for row in range(len(sweep))
-    ]
+    axes = [[value_text(value) for value in trials[axis]] for axis in sweep.axes if axis.startswith("model.")]
+    shapes = list(zip(*axes, strict=True)) if axes else [()] * len(sweep)
     known: dict[tuple[str, ...], float] = {}
     for shape, parameters in zip(shapes, trials[PARAMETERS], strict=True):
         if not math.isnan(parameters):
@@ -112,13 +110,13 @@ def describe_trials(sweep: Sweep) -> pd.DataFrame:
     extras = _extra_axes(sweep, frame)
     columns = {axis: [value_text(value) for value in sweep.trials[axis]] for axis in extras}
     frame["extra"] = pd.Series([{axis: columns[axis][row] for axis in extras} for row in range(count)], dtype=object)
-    frame["label"] = pd.Series([_label(frame.iloc[row]) for row in range(count)], dtype=object)
+    described = list(zip(methods, used_scopes, parameters, frame["extra"], strict=True))
+    frame["label"] = pd.Series([_label(method, scope, extra) for method, scope, _, extra in described], dtype=object)
     settings: dict[tuple[Any, ...], int] = {}
-    numbers: list[int] = []
-    for row in range(count):
-        item = frame.iloc[row]
-        key = (item["method"], item["scope"] or "", str(item["parameters"]), tuple(sorted(item["extra"].items())))
-        numbers.append(settings.setdefault(key, len(settings)))
+    numbers = [
+        settings.setdefault((method, scope or "", str(size), tuple(sorted(extra.items()))), len(settings))
+        for method, scope, size, extra in described
+    ]
     frame["setting"] = pd.Series(numbers, dtype="int64")
     return frame
 
@@ -147,9 +145,6 @@ def _extra_axes(sweep: Sweep, frame: pd.DataFrame) -> list[str]:
     return extras
 
 
-def _label(item: pd.Series[Any]) -> str:
-    parts = [str(item["method"])]
-    if item["scope"]:
-        parts.append(str(item["scope"]))
-    parts += [f"{axis.rsplit('.', 1)[-1]} {value}" for axis, value in item["extra"].items()]
-    return " · ".join(parts)
+def _label(method: str, scope: str | None, extra: dict[str, str]) -> str:
+    parts = [method, scope] if scope else [method]
+    return " · ".join(parts + [f"{axis.rsplit('.', 1)[-1]} {value}" for axis, value in extra.items()])

@@ -15,6 +15,7 @@ from moesweep.results.file import AnyArray, ArrayInfo, Ragged, SweepFile
 
 READINGS = ("training", "greedy")
 GREEDY = "greedy."
+THROUGHPUT = "tokens_per_second"
 
 
 class Config(Mapping[str, Any]):
@@ -102,6 +103,7 @@ class Sweep:
             raise
         self._texts: dict[str, tuple[AnyArray, AnyArray]] = {}
         self._ragged: dict[str, Ragged] = {}
+        self._domains: dict[int, list[str]] = {}
 
     def close(self) -> None:
         """Closes the file; frames made before stay usable."""
@@ -127,6 +129,7 @@ class Sweep:
 
         Metrics are the last evaluation's layer means: a plain name is the training reading, `greedy.NAME` the greedy one,
         `gap_to_reference.NAME` is above 0 where the trial is worse than the reference router. NaN where a trial has none.
+        `tokens_per_second` is derived: training tokens over the wall time of all training steps.
         """
         columns: dict[str, Any] = {
             "id": self.ids,
@@ -140,6 +143,11 @@ class Sweep:
             columns[axis] = parse_column(texts)
         for metric in self.metrics:
             columns[metric] = self._file.column(f"metrics/{metric}").astype(np.float64)
+        if THROUGHPUT not in columns and {"training_tokens", "training_seconds"} <= columns.keys():
+            seconds = columns["training_seconds"]
+            columns[THROUGHPUT] = np.divide(
+                columns["training_tokens"], seconds, out=np.full(len(self), np.nan), where=seconds > 0
+            )
         columns["config"] = pd.Series([Config(self, row) for row in range(len(self))], dtype=object)
         return pd.DataFrame(columns)
 
@@ -166,8 +174,10 @@ class Sweep:
             names = [str(name) for name in self.config(trial)["data.domains"]]
         except (KeyError, TypeError):
             names = []
-        counts = self.array(trial, "evaluations/counts")
-        needed = counts.shape[2] if counts is not None and counts.ndim == 4 else len(names)
+        ragged = self._array("evaluations/counts")
+        row = self.row(trial)
+        counted = ragged is not None and ragged.shapes.shape[1] == 4 and ragged.has(row)
+        needed = int(ragged.shapes[row][2]) if ragged is not None and counted else len(names)
         return names[:needed] + [f"domain {i}" for i in range(len(names), needed)]
 
     def _json_text(self, kind: str, row: int) -> dict[str, Any]:
@@ -221,7 +231,7 @@ class Sweep:
             return pd.DataFrame({"id": pd.Series(dtype=object), "step": pd.Series(dtype="int64")})
         lengths = np.diff(clock.offsets)
         frame: dict[str, Any] = {
-            "id": np.repeat(np.array(self.ids, dtype=object), lengths),
+            "id": pd.Categorical.from_codes(np.repeat(np.arange(len(self)), lengths), categories=self.ids),
             "step": clock.data.astype(np.int64),
         }
         for name in names:
@@ -233,16 +243,15 @@ class Sweep:
             if ragged.shapes.shape[1] == 1 and np.array_equal(ragged.offsets, clock.offsets):
                 column[:] = ragged.data
             else:
-                for row in range(len(self)):
-                    values = ragged.of(row)
-                    if values is None or values.size == 0:
-                        continue
-                    if len(values) != lengths[row]:
+                for rows, values in ragged.alike():
+                    wrong = rows[lengths[rows] != values.shape[1]]
+                    if len(wrong):
                         raise self._file.corrupt(
                             f"arrays/steps/{name}",
-                            f"has {len(values)} steps for trial {self.ids[row]}, steps/step has {lengths[row]}",
+                            f"has {values.shape[1]} steps for trial {self.ids[wrong[0]]}, steps/step has {lengths[wrong[0]]}",
                         )
-                    column[clock.offsets[row] : clock.offsets[row + 1]] = values.reshape(len(values), -1).mean(axis=1)
+                    where = clock.offsets[rows][:, None] + np.arange(values.shape[1])
+                    column[where] = values.reshape(len(rows), values.shape[1], -1).mean(axis=2)
             frame[name] = column
         return pd.DataFrame(frame)
 
@@ -251,7 +260,7 @@ class Sweep:
         """One row a trial, evaluation, reading, metric and, where the metric has them, layer or domain.
 
         Columns `id`, `evaluation` (0, 1, ...), `step`, `reading` (training or greedy), `metric`, `layer` (<NA> when the
-        metric has no layers), `domain` (name, or missing) and `value`.
+        metric has no layers), `domain` (name, or missing) and `value`. Arrays by expert are left to `array` and `routing`.
         """
         columns: dict[str, list[AnyArray]] = {
             name: [] for name in ("id", "evaluation", "step", "reading", "metric", "layer", "domain", "value")
@@ -267,25 +276,24 @@ class Sweep:
             if name not in metrics:
                 metrics.append(name)
             by_domain = name.endswith("_by_domain")
-            for row in range(len(self)):
-                values = ragged.of(row)
-                if values is None or values.size == 0:
-                    continue
-                width = values.shape[1] if values.ndim == 2 else 1
-                inner = np.tile(np.arange(width), len(values))
+            for rows, values in ragged.alike():
+                count, evaluations = values.shape[:2]
+                width = values.shape[2] if values.ndim == 3 else 1
+                inner = np.arange(width)
                 nothing = np.full(values.size, -1)
-                codes = (
-                    np.array([domains.setdefault(d, len(domains)) for d in self._domain_names(row, width)])
-                    if by_domain
-                    else nothing
-                )
-                columns["id"].append(np.full(values.size, row))
-                columns["evaluation"].append(np.repeat(np.arange(len(values)), width))
-                columns["step"].append(np.repeat(self._evaluation_steps(row, len(values), path), width))
+                whole = (count, evaluations, width)
+                of_domain = nothing
+                if by_domain:
+                    codes = [[domains.setdefault(d, len(domains)) for d in self._domain_names(r, width)] for r in rows]
+                    of_domain = np.broadcast_to(np.array(codes).reshape(count, 1, width), whole).reshape(-1)
+                by_layer = values.ndim == 3 and not by_domain
+                columns["id"].append(np.repeat(rows, evaluations * width))
+                columns["evaluation"].append(np.broadcast_to(np.arange(evaluations)[None, :, None], whole).reshape(-1))
+                columns["step"].append(np.repeat(self._steps_of(rows, evaluations, path).reshape(-1), width))
                 columns["reading"].append(np.full(values.size, READINGS.index(reading)))
                 columns["metric"].append(np.full(values.size, metrics.index(name)))
-                columns["layer"].append(inner if values.ndim == 2 and not by_domain else nothing)
-                columns["domain"].append(codes[inner] if by_domain else nothing)
+                columns["layer"].append(np.broadcast_to(inner, whole).reshape(-1) if by_layer else nothing)
+                columns["domain"].append(of_domain)
                 columns["value"].append(values.reshape(-1).astype(np.float64))
         joined = {
             name: np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64) for name, parts in columns.items()
@@ -306,56 +314,68 @@ class Sweep:
 
     @cached_property
     def routing(self) -> pd.DataFrame:
-        """Routing counts of every trial and evaluation, tidy; large, so read when first asked for. See `counts` for one trial.
+        """Routing counts of every trial and evaluation, tidy; large, so read when first asked for.
 
         Columns `id`, `evaluation`, `step`, `reading`, `layer`, `domain`, `expert`, `count` in (token, slot) pairs.
+        `iter_routing` gives the same in pieces, `counts` one trial's as an array.
         """
+        frame = pd.concat(list(self.iter_routing(len(self) or 1)), ignore_index=True)
+        return frame.astype({"domain": "category"}) if len(frame) else frame
+
+    def iter_routing(self, trials: int = 64) -> Iterator[pd.DataFrame]:
+        """The frame `routing` in pieces of that many trials, so that no more than a piece is in memory. Gives at least one piece."""
+        for first in range(0, max(1, len(self)), trials):
+            yield self._routing_of(first, min(len(self), first + trials))
+
+    def _routing_of(self, first: int, last: int) -> pd.DataFrame:
         parts: list[pd.DataFrame] = []
         for reading in READINGS:
             path = f"evaluations/{_prefix(reading)}counts"
             ragged = self._array(path)
             if ragged is None:
                 continue
-            for row, trial in enumerate(self.ids):
-                counts = ragged.of(row)
-                if counts is None or counts.size == 0:
-                    continue
-                if counts.ndim != 4:
-                    raise self._file.corrupt(f"arrays/{path}", f"has {counts.ndim} dimensions where 4 are expected")
-                evaluation, layer, domain, expert = (index.reshape(-1) for index in np.indices(counts.shape))
-                names = self._domain_names(row, counts.shape[2])
+            if ragged.shapes.shape[1] != 4:
+                raise self._file.corrupt(
+                    f"arrays/{path}", f"has {ragged.shapes.shape[1]} dimensions where 4 are expected"
+                )
+            for rows, counts in ragged.alike(first, last):
+                trial, evaluation, layer, domain, expert = (index.reshape(-1) for index in np.indices(counts.shape))
+                codes: dict[str, int] = {}
+                of = [[codes.setdefault(d, len(codes)) for d in self._domain_names(r, counts.shape[3])] for r in rows]
                 part: dict[str, Any] = {
-                    "id": pd.Categorical.from_codes(np.full(counts.size, row), categories=self.ids),
+                    "id": pd.Categorical.from_codes(rows[trial], categories=self.ids),
                     "evaluation": evaluation,
-                    "step": self._evaluation_steps(row, counts.shape[0], path)[evaluation],
+                    "step": self._steps_of(rows, counts.shape[1], path)[trial, evaluation],
                     "reading": pd.Categorical.from_codes(
                         np.full(counts.size, READINGS.index(reading)), categories=list(READINGS)
                     ),
                     "layer": layer,
-                    "domain": np.array(names, dtype=object)[domain],
+                    "domain": np.array(list(codes), dtype=object)[np.array(of)[trial, domain]],
                     "expert": expert,
                     "count": counts.reshape(-1).astype(np.int64),
                 }
                 parts.append(pd.DataFrame(part))
         if not parts:
             return pd.DataFrame(columns=["id", "evaluation", "step", "reading", "layer", "domain", "expert", "count"])
-        frame = pd.concat(parts, ignore_index=True)
-        frame["domain"] = frame["domain"].astype("category")
-        return frame
+        return pd.concat(parts, ignore_index=True)
 
-    def _evaluation_steps(self, row: int, evaluations: int, path: str) -> AnyArray:
+    def _steps_of(self, rows: AnyArray, evaluations: int, path: str) -> AnyArray:
+        """Steps of the evaluations of each of these trials, [n, evaluations]."""
         clock = self._array("evaluations/step")
-        steps = None if clock is None else clock.of(row)
-        if steps is None or len(steps) != evaluations:
-            found = "none" if steps is None else str(len(steps))
+        lengths = np.diff(clock.offsets)[rows] if clock is not None else np.zeros(len(rows), dtype=np.int64)
+        wrong = np.flatnonzero(lengths != evaluations)
+        if clock is None or len(wrong):
+            found = "none" if lengths[wrong[0]] == 0 else str(lengths[wrong[0]])
             raise self._file.corrupt(
                 f"arrays/{path}",
-                f"has {evaluations} evaluations for trial {self.ids[row]}, evaluations/step has {found}",
+                f"has {evaluations} evaluations for trial {self.ids[rows[wrong[0]]]}, evaluations/step has {found}",
             )
-        return np.asarray(steps).astype(np.int64)
+        return np.asarray(clock.data[clock.offsets[rows][:, None] + np.arange(evaluations)]).astype(np.int64)
 
     def _domain_names(self, row: int, count: int) -> list[str]:
-        names = self.domains(self.ids[row])[:count]
+        if row not in self._domains:
+            self._domains[row] = self.domains(self.ids[row])
+        names = self._domains[row][:count]
         return names + [f"domain {i}" for i in range(len(names), count)]
 
 
