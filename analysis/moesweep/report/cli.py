@@ -1,4 +1,4 @@
-"""The command `moesweep-report`: `html FILE` writes the report, `export FILE` writes the frames as CSV."""
+"""The command `moesweep-report`: `html FILE` writes the report, `export FILE` writes the frames for other tools."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from moesweep.report.export import export_csv
+from moesweep.report.export import export_csv, export_parquet, export_tensorboard
 from moesweep.report.page import write_page
 from moesweep.results.file import CorruptSweep, NewerSweep, SweepError
 from moesweep.results.sweep import open_sweep
 
+EXPORTS = {"csv": export_csv, "parquet": export_parquet, "tensorboard": export_tensorboard}
 EXIT_OK, EXIT_USAGE, EXIT_IO, EXIT_CORRUPT = 0, 2, 4, 5
 
 
@@ -26,16 +27,21 @@ def parser() -> argparse.ArgumentParser:
     page = commands.add_parser("html", help="write one self-contained page (works offline)")
     page.add_argument("file", type=Path, help="sweep.h5, as `moesweep aggregate` wrote it")
     page.add_argument("--out", type=Path, help="where to write it (default: report.html beside FILE)")
-    tables = commands.add_parser("export", help="write the frames as tables")
+    tables = commands.add_parser("export", help="write the frames for other tools")
     tables.add_argument("file", type=Path, help="sweep.h5, as `moesweep aggregate` wrote it")
     tables.add_argument(
         "--out",
         type=Path,
-        required=True,
         metavar="DIR",
-        help="folder for trials.csv, steps.csv, evaluations.csv, routing.csv",
+        help="folder for trials, steps, evaluations and routing as tables, or for a TensorBoard run a trial"
+        " (default: tables or tensorboard beside FILE)",
     )
-    tables.add_argument("--format", choices=["csv"], default="csv", help="csv (the default)")
+    tables.add_argument(
+        "--format",
+        choices=sorted(EXPORTS),
+        default="csv",
+        help="csv (the default) and parquet keep full precision; tensorboard has curves as float32",
+    )
     return top
 
 
@@ -49,8 +55,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 size = write_page(sweep, out)
                 print(f"{out}: {len(sweep)} trials, {size / 1e6:.2f} MB")
             else:
-                for path, rows in export_csv(sweep, options.out):
-                    print(f"{path}: {rows} rows")
+                out = options.out or options.file.with_name(
+                    "tensorboard" if options.format == "tensorboard" else "tables"
+                )
+                unit = "scalars" if options.format == "tensorboard" else "rows"
+                for path, rows in EXPORTS[options.format](sweep, out):
+                    print(f"{path}: {rows} {unit}")
     except SweepError as error:
         print(f"moesweep-report: {error}", file=sys.stderr)
         foreign = options.file.is_file() or isinstance(error, CorruptSweep | NewerSweep)
