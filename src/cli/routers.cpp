@@ -67,7 +67,7 @@ std::string two_phases(const RoutingConfig& config) {
       if (!bias || term.scope == ScopeKind::history) scope(term.scope);  // a bias needs its counts at the end of the step only
     }
     if (one.regularise.batch_entropy > 0 || one.regularise.score_variance > 0) scope(one.regularise.scope);
-    if (one.capacity.factor && one.select != "expert_choice") scope(one.capacity.scope);
+    if (one.has_capacity() && one.select != "expert_choice") scope(one.capacity.scope);
   });
   return always ? "yes" : at_first ? "at first" : "no";
 }

@@ -221,7 +221,7 @@ std::vector<PassDecisions> MoeModel::decide_step(std::span<const PassInput> pass
     for (std::size_t p = 0; p < passes.size(); ++p) {
       // The last layer's output is nobody's input in this phase.
       const bool last = layer + 1 == config_.layers;
-      if (!last && decides(layer)) assignments[p] = routers_[static_cast<std::size_t>(moe_layer(layer))].apply(scores[p], decided[p], mode);
+      if (!last && decides(layer)) assignments[p] = routers_[static_cast<std::size_t>(moe_layer(layer))].weigh(scores[p], decided[p], mode);
       if (!last) x[p] = after_experts(layer, before[p], assignments[p], nullptr);
       decisions[p].push_back(decides(layer) ? std::move(decided[p]) : replayed(decisions[p].front()));
     }
@@ -249,6 +249,7 @@ PassResult MoeModel::forward(const PassInput& pass, const PassDecisions* given, 
     if (given != nullptr) result.decisions.push_back((*given)[index]);
     else result.decisions.push_back(std::move(routers_[index].decide({&before.scores, 1}, mode)[0]));
     assignment = routers_[index].apply(before.scores, result.decisions.back(), mode);
+    result.decisions.back().noise = at::Tensor();  // nobody draws for this pass again
     for (const auto& [name, loss] : assignment.losses) add_loss(result.losses, name, loss);
     pooled.insert(pooled.end(), assignment.pooled.begin(), assignment.pooled.end());
     x = after_experts(layer, before, assignment, mode == routing::Mode::train ? &result.losses : nullptr);

@@ -245,7 +245,10 @@ class ExpertBias final : public BalanceMethod {
       const at::Tensor step = wanted_.narrow(0, 0, experts) * (config_.rate / units);
       if (momentum_.defined()) bias_ += momentum_.mul_(config_.momentum).add_(step * (1.0 - config_.momentum));
       else bias_ += step;
-      if (config_.mean_centred) bias_ -= bias_.mean();
+      if (config_.mean_centred) {
+        at::Tensor steered = bias_.narrow(0, 0, config_.ffn_share ? ffn_experts_ : experts);
+        steered -= steered.mean();
+      }
     }
     wanted_.zero_();
   }

@@ -204,7 +204,7 @@ std::string refusal_of_schedule(const RoutingConfig& config, const ScheduleConfi
   RoutingConfig copy = config;
   std::string reason;
   const bool known = with_scheduled_field(copy, schedule.key, [&](const Field& field) {
-    for (const double value : {schedule.start, schedule.end}) {
+    for (const double value : {schedule.start, schedule.kind == ScheduleKind::constant ? schedule.start : schedule.end}) {
       const bool whole = field.type == FieldType::integer;
       const Json checked = whole ? Json(std::llround(value)) : Json(value);
       if (const auto wrong = check_value(field, checked); !wrong.empty() && reason.empty())
@@ -212,7 +212,8 @@ std::string refusal_of_schedule(const RoutingConfig& config, const ScheduleConfi
     }
   });
   if (!known) return path + ".key = " + schedule.key + " names no number that can be scheduled (temperature, noise.scale, balance.weight, ...)";
-  if (schedule.to_step < schedule.from_step) return path + ".to_step lies before from_step";
+  const bool curved = schedule.kind == ScheduleKind::linear || schedule.kind == ScheduleKind::cosine;
+  if (curved && schedule.to_step < schedule.from_step) return path + ".to_step lies before from_step";
   return reason;
 }
 
@@ -242,6 +243,10 @@ RoutingConfig RoutingConfig::of_layer(std::int64_t layer) const {
     if (const auto range = layer_range(text); range && layer >= range->first && layer <= range->last) own = config;
   own.layers.clear();
   return own;
+}
+
+bool RoutingConfig::has_capacity() const {
+  return capacity.factor || std::ranges::any_of(schedules, [](const ScheduleConfig& schedule) { return schedule.key == "capacity.factor"; });
 }
 
 std::vector<BalanceConfig> RoutingConfig::terms() const {

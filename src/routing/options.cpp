@@ -28,8 +28,12 @@ Names& names_of(StrategyKind kind) {
 
 OptionSets& OptionSets::operator=(const OptionSets& other) {
   if (this == &other) return *this;
-  sets_.clear();
-  for (const auto& [name, options] : other.sets_) sets_.emplace(name, options->clone());
+  std::erase_if(sets_, [&](const auto& set) { return !other.sets_.contains(set.first); });
+  for (const auto& [name, options] : other.sets_) {
+    const auto known = sets_.find(name);
+    if (known == sets_.end()) sets_.emplace(name, options->clone());
+    else known->second->assign(*options);
+  }
   return *this;
 }
 

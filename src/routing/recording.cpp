@@ -3,6 +3,8 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
+
 #include "moesweep/core/error.hpp"
 
 namespace moesweep::routing {
@@ -16,20 +18,32 @@ void Recording::add(const TokenLayout& tokens, std::int64_t layer, const Slots& 
   for (std::int64_t s = 0; s < tokens.sequences; ++s) {
     Sequence sequence;
     for (std::int64_t t = tokens.begin_of(s); t < tokens.begin_of(s + 1); ++t) {
-      std::int32_t kept = 0;
       for (std::int64_t slot = begin[t]; slot < begin[t + 1]; ++slot) {
-        if (dropped != nullptr && dropped[slot]) continue;
-        sequence.expert.push_back(static_cast<std::int32_t>(expert[slot]));
-        ++kept;
+        const auto number = static_cast<std::int32_t>(expert[slot]);
+        sequence.expert.push_back(dropped != nullptr && dropped[slot] ? -1 - number : number);
       }
-      sequence.slots.push_back(kept);
+      sequence.slots.push_back(static_cast<std::int32_t>(begin[t + 1] - begin[t]));
     }
     sequences_[{tokens.record, layer, tokens.index[static_cast<std::size_t>(s)]}] = std::move(sequence);
   }
 }
 
+bool Recording::covers(std::int64_t record, std::int64_t layer, std::int64_t sequences) const {
+  for (std::int64_t index = 0; index < sequences; ++index)
+    if (!sequences_.contains({record, layer, index})) return false;
+  return true;
+}
+
+std::int64_t Recording::experts() const {
+  std::int64_t most = 0;
+  for (const auto& [key, sequence] : sequences_)
+    for (const std::int32_t expert : sequence.expert) most = std::max<std::int64_t>(most, expert < 0 ? -expert : expert + 1);
+  return most;
+}
+
 Slots Recording::find(const TokenLayout& tokens, std::int64_t layer) const {
   std::vector<std::int64_t> token, expert, offsets{0};
+  bool any_dropped = false;
   const at::Tensor mask = tokens.mask.defined() ? tokens.mask.contiguous() : tokens.mask;
   const bool* counts = mask.defined() ? mask.const_data_ptr<bool>() : nullptr;
   bool even = counts == nullptr;
@@ -54,6 +68,7 @@ Slots Recording::find(const TokenLayout& tokens, std::int64_t layer) const {
         if (counts != nullptr && !counts[first + t]) continue;
         token.push_back(first + t);
         expert.push_back(sequence.expert[slot]);
+        any_dropped = any_dropped || expert.back() < 0;
       }
       offsets.push_back(static_cast<std::int64_t>(token.size()));
     }
@@ -61,6 +76,10 @@ Slots Recording::find(const TokenLayout& tokens, std::int64_t layer) const {
   Slots slots;
   slots.token = at::tensor(token, at::kLong);
   slots.expert = at::tensor(expert, at::kLong);
+  if (any_dropped) {
+    slots.dropped = slots.expert < 0;
+    slots.expert = at::where(slots.dropped, -1 - slots.expert, slots.expert);
+  }
   slots.offsets = at::tensor(offsets, at::kLong);
   slots.fixed_k = even && offsets.size() > 1 ? offsets[1] : 0;
   return slots;

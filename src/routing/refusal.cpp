@@ -2,6 +2,7 @@
 #include <fmt/core.h>
 
 #include <algorithm>
+#include <cmath>
 #include <initializer_list>
 #include <string_view>
 
@@ -70,6 +71,10 @@ std::string refusal_of_term(const RoutingConfig& config, const BalanceConfig& te
                        name_of_value(term.scope), path);
   }
   const auto refused = [&](const std::string& why) { return fmt::format("{}.method = {} {}", path, term.method, why); };
+  if (has_unit(config.select))
+    if (const auto reason = refusal_of_scope(config.select, config.balance.scope, config.granularity); !reason.empty())
+      return fmt::format("routing.select = {} with routing.balance.scope = {} and routing.granularity = {}: {}", config.select,
+                         name_of_value(config.balance.scope), name_of_value(config.granularity), reason);
   if (!is_built_in_method(term.method)) return "";
   if (ignores_logits(config.select))
     return refused(fmt::format("has nothing to balance with routing.select = {}: the choice does not depend on the logits", config.select));
@@ -205,7 +210,8 @@ std::string refusal_of_one(const RoutingConfig& config, const RoutedModel& model
     if (is_bias(config.balance.method)) return "routing.balance and routing.balance.also name expert_bias more than once: a router has one bias";
     return "routing.balance and routing.balance.also name several methods that move the choice: a router has one";
   }
-  if (config.capacity.factor && (config.capacity.scope == ScopeKind::running || config.capacity.scope == ScopeKind::history))
+  if ((config.has_capacity() || config.evaluation.capacity_factor) &&
+      (config.capacity.scope == ScopeKind::running || config.capacity.scope == ScopeKind::history))
     return fmt::format("routing.capacity.scope = {}: capacity is a share of a whole unit's tokens", name_of_value(config.capacity.scope));
   for (const auto& [name, weight] :
        {std::pair("batch_entropy", config.regularise.batch_entropy), {"score_variance", config.regularise.score_variance}})
@@ -226,9 +232,24 @@ std::string refusal_of_one(const RoutingConfig& config, const RoutedModel& model
     return "routing.depth_block says nothing without routing.depth = shared_weights";
   for (std::size_t i = 0; i < config.schedules.size(); ++i)
     if (auto reason = refusal_of_schedule(config, config.schedules[i], fmt::format("routing.schedules[{}]", i)); !reason.empty()) return reason;
-  for (const auto& schedule : config.schedules)
-    if (schedule.key == "top_k" && std::max(schedule.start, schedule.end) > static_cast<double>(experts))
-      return fmt::format("routing.schedules takes top_k above the {} experts", experts);
+  for (std::size_t i = 0; i < config.schedules.size(); ++i)
+    for (std::size_t j = 0; j < i; ++j)
+      if (config.schedules[i].key == config.schedules[j].key)
+        return fmt::format("routing.schedules[{}] and [{}] both move {}", j, i, config.schedules[i].key);
+  for (const auto& schedule : config.schedules) {
+    if (schedule.key != "top_k") continue;
+    if (config.select == "hash") return "routing.schedules takes top_k of routing.select = hash elsewhere: its table is for one top_k";
+    // Every k on the way must make sense.
+    const double start = schedule.start, end = schedule.kind == ScheduleKind::constant ? start : schedule.end;
+    for (std::int64_t k = std::llround(std::min(start, end)); k <= std::llround(std::max(start, end)); ++k) {
+      RoutingConfig then = config;
+      then.schedules.clear();
+      then.top_k = k;
+      if (auto reason = refusal_of_one(then, model); !reason.empty()) return fmt::format("routing.schedules takes top_k to {}: {}", k, reason);
+    }
+  }
+  if (config.select == "hash" && config.evaluation.select == "same" && config.evaluation.top_k && *config.evaluation.top_k != config.top_k)
+    return "routing.evaluation.top_k differs from routing.top_k: the table of routing.select = hash is for one top_k";
   const RoutingConfig greedy = config.in_evaluation();
   if (has_unit(greedy.select) && greedy.select != config.select)
     return fmt::format("routing.evaluation.select = {}: the greedy reading chooses without seeing other tokens", greedy.select);
@@ -256,6 +277,14 @@ std::string refusal(const RoutingConfig& config, const RoutedModel& model) {
         own.extra_experts.constant != config.extra_experts.constant || own.extra_experts.shared != config.extra_experts.shared)
       return fmt::format("{}.extra_experts must be as in routing.extra_experts: layers have the same experts", path);
     if (own.depth != Depth::per_layer) return fmt::format("{}.depth: a range's layers decide one by one", path);
+  }
+  std::string replayed = config.select == "replay" || config.evaluation.select == "replay" ? config.replay_from : "";
+  for (const auto& [text, own] : config.layers) {
+    if (own.select != "replay" && own.evaluation.select != "replay") continue;
+    if (!replayed.empty() && own.replay_from != replayed)
+      return fmt::format("routing.layers.{}.replay_from = {}: a trial replays one record, and another layer names {}", text, own.replay_from,
+                         replayed);
+    replayed = own.replay_from;
   }
   if (!config.layers.empty() && config.depth != Depth::per_layer)
     return "routing.layers needs routing.depth = per_layer: ranges with a routing of their own share nothing";
@@ -323,13 +352,12 @@ std::string combinations_markdown() {
 
 bool sees_future(const RoutingConfig& config, std::int64_t step) {
   if (config.granularity == Granularity::batch) return true;
-  if (config.granularity == Granularity::sequence && config.pool.by == Pooling::mean && config.select != "random" && config.select != "replay")
-    return true;
+  if (config.granularity == Granularity::sequence && config.pool.by == Pooling::mean) return true;
   if (config.select == "expert_choice") return true;
   if (config.select == "threshold" && step < config.threshold.warmup_steps) return true;
   const auto terms = config.terms();
   if (std::ranges::any_of(terms, [](const BalanceConfig& term) { return chooses_from_unit(term.method); })) return true;
-  if (config.select != "expert_choice" && config.capacity.factor && config.capacity.policy != CapacityPolicy::position) return true;
+  if (config.select != "expert_choice" && config.has_capacity() && config.capacity.policy != CapacityPolicy::position) return true;
   return std::ranges::any_of(config.layers, [&](const auto& range) { return sees_future(range.second, step); });
 }
 
@@ -337,6 +365,7 @@ bool sees_future_greedily(const RoutingConfig& config) {
   RoutingConfig greedy = config.in_evaluation();
   if (greedy.select == "expert_choice") greedy.select = "top_k";
   greedy.threshold.warmup_steps = 0;
+  greedy.layers.clear();
   if (!config.evaluation.balancing) {
     greedy.balance.method = "none";
     greedy.balance.also.clear();

@@ -113,8 +113,10 @@ LayerRouter::LayerRouter(const RoutingConfig& config, RouterPlace place, comm::T
 
 void LayerRouter::begin_step(std::int64_t step) {
   step_ = step;
-  now_ = config_.at_step(step);
-  greedy_ = now_.in_evaluation();
+  if (!config_.schedules.empty() || step == 0) {
+    now_ = config_.at_step(step);
+    greedy_ = now_.in_evaluation();
+  }
   const auto terms = now_.terms();
   for (std::size_t i = 0; i < terms_.size(); ++i)
     terms_[i].part->begin_step(now_, i == 0 ? now_.balance : i <= terms.size() ? terms[i - 1] : terms_[i].config, step);
@@ -136,7 +138,7 @@ bool LayerRouter::needs_whole_step(Mode mode) const {
 }
 
 bool LayerRouter::causal(Mode mode) const {
-  if (mode == Mode::greedy ? sees_future_greedily(config_) : sees_future(config_, step_)) return false;
+  if (mode == Mode::greedy ? sees_future_greedily(now_) : sees_future(now_, step_)) return false;
   const Selection& selection = mode == Mode::greedy && greedy_selection_ ? *greedy_selection_ : *selection_;
   if (selection.needs_unit(mode) || !selection.causal(mode)) return false;
   return std::ranges::all_of(terms_, [&](const Term& term) {
@@ -146,7 +148,7 @@ bool LayerRouter::causal(Mode mode) const {
 
 bool LayerRouter::readings_differ() const {
   const auto& evaluation = config_.evaluation;
-  if (evaluation.select != "same" || evaluation.top_k || evaluation.temperature || evaluation.capacity_factor != config_.capacity.factor) return true;
+  if (evaluation.select != "same" || evaluation.top_k || evaluation.temperature || evaluation.capacity_factor != now_.capacity.factor) return true;
   if (selection_->needs_unit(Mode::evaluate)) return true;
   return !evaluation.balancing &&
          std::ranges::any_of(terms_, [](const Term& term) { return term.method != nullptr && term.method->chooses_from_unit(); });
@@ -211,7 +213,7 @@ std::vector<Slots> LayerRouter::choose(std::span<PassView> passes, Mode mode) {
   return slots;
 }
 
-void LayerRouter::drop(std::span<PassView> passes, Mode mode) const {
+void LayerRouter::drop(std::span<PassView> passes) const {
   if (passes.empty()) return;
   const RoutingConfig& config = *passes.front().config;
   if (!config.capacity.factor || config.select == "expert_choice") return;
@@ -220,9 +222,9 @@ void LayerRouter::drop(std::span<PassView> passes, Mode mode) const {
   std::vector<at::Tensor> rows, sequences;
   for (const PassView& pass : passes) {
     const TokenLayout& tokens = pass.tokens();
-    at::Tensor priority;
+    at::Tensor priority = at::zeros({pass.slots.expert.numel()}, at::kDouble);
     if (config.capacity.policy == CapacityPolicy::random) priority = capacity_priorities(tokens, place_.layer, pass.slots);
-    else priority = comparable(apply(*pass.scores, {pass.slots, {}, {}, pass.noise}, mode).weight.to(at::kDouble));
+    else if (config.capacity.policy == CapacityPolicy::probability) priority = comparable(weigh(pass).weight.to(at::kDouble));
     // A row for each counting token, that units know how many there are, and behind it its slots: expert (-1), place among its choices, priority.
     const at::Tensor sequence = tokens.sequence_of_token(), mask = tokens.mask.defined() ? tokens.mask.contiguous() : tokens.mask;
     const bool* counts = mask.defined() ? mask.const_data_ptr<bool>() : nullptr;
@@ -257,7 +259,8 @@ void LayerRouter::drop(std::span<PassView> passes, Mode mode) const {
       if (value[0] < 0) ++token;
       else slots.push_back({token, static_cast<std::int64_t>(value[0]), static_cast<std::int64_t>(value[1]), value[2]});
     }
-    const auto most = capacity_of(token + 1, config.top_k, place_.experts, *config.capacity.factor);
+    const std::int64_t k = config.select == "dense" ? place_.experts : config.top_k;
+    const auto most = capacity_of(token + 1, k, place_.experts, *config.capacity.factor);
     const auto dropped = dropped_over_capacity(slots, place_.experts, most, config.capacity.policy);
     at::Tensor flags = at::zeros({all.size(0), 1}, at::kBool);
     auto* flag = flags.mutable_data_ptr<bool>();
@@ -331,7 +334,7 @@ std::vector<Decision> LayerRouter::decide(std::span<const Scores> passes, Mode m
   for (const Scores& scores : passes) views.push_back(view(scores, mode));
   auto slots = choose(views, mode);
   for (std::size_t p = 0; p < views.size(); ++p) views[p].slots = std::move(slots[p]);
-  drop(views, mode);
+  drop(views);
 
   std::vector<Decision> decisions(passes.size());
   const Scope micro_batches(ScopeKind::micro_batch, *gang_);
@@ -350,22 +353,33 @@ std::vector<Decision> LayerRouter::decide(std::span<const Scores> passes, Mode m
   return decisions;
 }
 
-Assignment LayerRouter::apply(const Scores& scores, const Decision& decision, Mode mode) const {
-  const Selection& selection = mode == Mode::greedy && greedy_selection_ ? *greedy_selection_ : *selection_;
-  const TokenLayout& tokens = *scores.tokens;
-  PassView pass = view(scores, mode, decision.noise);
-  pass.slots = decision.slots;
+Assignment LayerRouter::weigh(const PassView& pass) const {
+  const Selection& selection = pass.mode == Mode::greedy && greedy_selection_ ? *greedy_selection_ : *selection_;
   Assignment assignment;
-  assignment.slots = decision.slots;
+  assignment.slots = pass.slots;
   assignment.weight = selection.weights(pass);
   if (!assignment.weight.defined()) {
     const bool normalise = pass.config->score == Score::softmax_selected ||
                            std::ranges::all_of(terms_, [](const Term& term) { return term.method == nullptr || term.method->normalises_weights(); });
     assignment.weight = gate_weights(pass.gate, pass.slots, pass.config->score, pass.config->weight_scale, normalise);
   }
+  return assignment;
+}
+
+Assignment LayerRouter::weigh(const Scores& scores, const Decision& decision, Mode mode) const {
+  PassView pass = view(scores, mode, decision.noise);
+  pass.slots = decision.slots;
+  return weigh(pass);
+}
+
+Assignment LayerRouter::apply(const Scores& scores, const Decision& decision, Mode mode) const {
+  const TokenLayout& tokens = *scores.tokens;
+  PassView pass = view(scores, mode, decision.noise);
+  pass.slots = decision.slots;
+  Assignment assignment = weigh(pass);
   if (decision.terms.size() != terms_.size()) return assignment;  // an evaluation: no losses
 
-  std::vector<std::string> taken;
+  std::vector<std::string> taken{"z_loss", "token_entropy"};
   for (std::size_t i = 0; i < terms_.size(); ++i) {
     if (terms_[i].part->loss_name().empty()) continue;
     taken.push_back(fresh(terms_[i].part->loss_name(), taken));
@@ -383,9 +397,12 @@ Assignment LayerRouter::apply(const Scores& scores, const Decision& decision, Mo
 }
 
 std::vector<std::string> LayerRouter::loss_names() const {
-  std::vector<std::string> names;
-  for (const Term& term : terms_)
-    if (const std::string name = term.part->loss_name(); !name.empty()) names.push_back(fresh(name, names));
+  std::vector<std::string> names, taken{"z_loss", "token_entropy"};
+  for (const Term& term : terms_) {
+    if (term.part->loss_name().empty()) continue;
+    taken.push_back(fresh(term.part->loss_name(), taken));
+    names.push_back(taken.back());
+  }
   const auto add = [&](const char* name, const char* key, double weight) {
     if (weight > 0 || is_scheduled(config_, key)) names.emplace_back(name);
   };

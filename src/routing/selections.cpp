@@ -210,10 +210,16 @@ class Reference final : public Selection {
 
 class Replay final : public Selection {
  public:
-  Slots choose(const PassView& pass, const at::Tensor&) const override {
-    MOESWEEP_ASSERT(pass.place->recording != nullptr, "replay needs a recording");
-    return pass.place->recording->find(pass.tokens(), pass.place->layer);
+  explicit Replay(const StrategyContext& context) {
+    MOESWEEP_ASSERT(context.place.recording != nullptr, "replay needs a recording");
+    if (const std::int64_t experts = context.place.recording->experts(); experts > context.place.experts)
+      throw Error(ErrorKind::data,
+                  "the recorded assignments are of a model with " + std::to_string(experts) + " experts or more, this one has " +
+                      std::to_string(context.place.experts),
+                  context.routing.replay_from, "replay a trial of the same model.experts")
+          .thrown_on_every_rank();
   }
+  Slots choose(const PassView& pass, const at::Tensor&) const override { return pass.place->recording->find(pass.tokens(), pass.place->layer); }
 };
 
 class Dense final : public Selection {
@@ -246,18 +252,11 @@ bool register_selection(const std::string& name, MakeSelection make, std::unique
 }
 
 std::unique_ptr<Selection> make_selection(const StrategyContext& context) {
-  static const std::map<std::string, MakeSelection> built_in{{"top_k", plain<TopK>},
-                                                             {"group_top_k", plain<GroupTopK>},
-                                                             {"grouped_top_k", plain<GroupedTopK>},
-                                                             {"top_p", plain<TopP>},
-                                                             {"expert_choice", plain<ExpertChoice>},
-                                                             {"threshold", from_context<Threshold>},
-                                                             {"relu", from_context<Relu>},
-                                                             {"hash", from_context<Hash>},
-                                                             {"random", plain<Random>},
-                                                             {"reference", plain<Reference>},
-                                                             {"replay", plain<Replay>},
-                                                             {"dense", plain<Dense>}};
+  static const std::map<std::string, MakeSelection> built_in{
+      {"top_k", plain<TopK>},          {"group_top_k", plain<GroupTopK>},      {"grouped_top_k", plain<GroupedTopK>},
+      {"top_p", plain<TopP>},          {"expert_choice", plain<ExpertChoice>}, {"threshold", from_context<Threshold>},
+      {"relu", from_context<Relu>},    {"hash", from_context<Hash>},           {"random", plain<Random>},
+      {"reference", plain<Reference>}, {"replay", from_context<Replay>},       {"dense", plain<Dense>}};
   for (const auto* makers : {&built_in, static_cast<const std::map<std::string, MakeSelection>*>(&registered())})
     if (const auto found = makers->find(context.routing.select); found != makers->end()) return found->second(context);
   throw Error(ErrorKind::internal, "no selection is called " + context.routing.select);

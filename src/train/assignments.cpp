@@ -61,7 +61,7 @@ std::vector<store::Array> assignment_arrays(const routing::Recording& recording,
               "record (the step, or -1 - steps done for a validation), MoE layer, sequence of the batch, its tokens"),
       compact("assignments/slots", {static_cast<std::int64_t>(flat.slots.size())}, flat.slots, "slots", "experts of each token, in the order of key"),
       compact("assignments/expert", {static_cast<std::int64_t>(flat.expert.size())}, flat.expert, "1",
-              "the kept experts of each token, in the order of slots")};
+              "experts of each token, in the order of slots; -1 - number for a dropped one")};
 }
 
 void take_assignments(const store::TrialRecord& record, routing::Recording& recording) {

@@ -54,6 +54,11 @@ std::vector<double> token_frequency_of(const data::Source& source) {
   return frequency;
 }
 
+/// Whether training or the greedy reading chooses that way.
+bool selects(const routing::RoutingConfig& routing, const std::string& select) {
+  return routing.select == select || routing.evaluation.select == select;
+}
+
 /// Whether some MoE layer's strategy has that property.
 template <class Property>
 bool any_layer(const TrialConfig& config, Property&& property) {
@@ -71,20 +76,17 @@ Share share_of(std::int64_t sequences, std::int64_t micro_batch_sequences, int r
   return {std::min(begin, sequences), std::min(end, sequences) - std::min(begin, sequences)};
 }
 
-Trainer::Trainer(const TrialConfig& config, const data::Source& source, const comm::Communicator& gang, const std::atomic<bool>* stop)
+Trainer::Trainer(const TrialConfig& config, const data::Source& source, const comm::Communicator& gang, const std::atomic<bool>* stop, bool resumes)
     : config_(config), source_(source), gang_(gang), stop_(stop), transport_(comm::make_transport(gang)), steps_(config.steps()) {
   if (const auto reason = refusal(config); !reason.empty()) throw Error(ErrorKind::config, reason).thrown_on_every_rank();
   model::MoeModelOptions options;
   options.compute = compute_type(config.train.dtype);
   options.seed = config.seed;
-  if (any_layer(config, [](const auto& layer) { return layer.select == "hash" && layer.hash_table == routing::HashTable::balanced; }))
-    options.token_frequency = token_frequency_of(source);
-  for (std::int64_t layer = 0; layer < config.model.layers - config.model.dense_layers; ++layer) {
-    const auto routing = config.routing.of_layer(layer);
-    if (routing.select == "replay" && !options.recording) options.recording = read_assignments(routing.replay_from);
-  }
+  if (any_layer(config, [](const auto& layer) { return selects(layer, "hash") && layer.hash_table == routing::HashTable::balanced; }))
+    gang.agree([&] { options.token_frequency = token_frequency_of(source); }, "token frequencies");
+  options.recording = read_replayed();
   model_ = std::make_unique<model::MoeModel>(config.model, config.routing, source.vocabulary(), source.domains(), *transport_, options);
-  import_routers();
+  if (!resumes) import_routers();
   losses_ = model_->loss_names();
   declare_series();
 }
@@ -103,6 +105,28 @@ void read_parameter(const store::CheckpointReader& reader, const std::string& na
 }
 
 }  // namespace
+
+std::shared_ptr<const routing::Recording> Trainer::read_replayed() const {
+  std::shared_ptr<const routing::Recording> recording;
+  for (std::int64_t layer = 0; layer < config_.model.layers - config_.model.dense_layers; ++layer) {
+    const auto routing = config_.routing.of_layer(layer);
+    if (!selects(routing, "replay")) continue;
+    if (!recording) gang_.agree([&] { recording = read_assignments(routing.replay_from); }, "recorded assignments");
+    // Every rank holds the whole record: what it lacks, all miss alike, before anything is trained.
+    const auto need = [&](std::int64_t record, std::int64_t sequences, const std::string& what) {
+      if (!recording->covers(record, layer, sequences))
+        throw Error(ErrorKind::data, "the recorded assignments hold nothing for all sequences of " + what + ", MoE layer " + std::to_string(layer),
+                    routing.replay_from, "record them by a trial of the same batches, steps and evaluations with routing.record=true")
+            .thrown_on_every_rank();
+    };
+    if (routing.select == "replay")
+      for (std::int64_t step = 0; step < steps_; ++step) need(step, config_.train.batch_sequences, "step " + std::to_string(step));
+    const std::int64_t every = config_.evaluation.every_steps, validation = source_.validation_sequences(config_.evaluation.tokens);
+    for (std::int64_t step = 1; step <= steps_; ++step)
+      if (step == steps_ || (every > 0 && step % every == 0)) need(-1 - step, validation, "the validation after step " + std::to_string(step));
+  }
+  return recording;
+}
 
 void Trainer::import_routers() {
   for (const auto& [path, spans] : model_->imported_spans()) {
@@ -139,7 +163,7 @@ void Trainer::declare_series() {
     recorder_.declare(prefix + "counts", {layers, domains, experts}, "slots", "kept (token, slot) pairs by MoE layer, domain and expert" + which,
                       false, true);
     recorder_.declare(prefix + "drop_rate", {layers}, "1", "share of (token, slot) pairs that capacity dropped" + which, true);
-    if (any_layer(config_, [](const auto& layer) { return layer.capacity.factor || layer.evaluation.capacity_factor; })) {
+    if (any_layer(config_, [](const auto& layer) { return layer.has_capacity() || layer.evaluation.capacity_factor; })) {
       recorder_.declare(prefix + "counts_before_dropping", {layers, domains, experts}, "slots",
                         "(token, slot) pairs by MoE layer, domain and expert, dropped ones included" + which, false, true);
       recorder_.declare(prefix + "drop_rate_by_expert", {layers, experts}, "1", "share of an expert's (token, slot) pairs that it dropped" + which);
@@ -432,12 +456,10 @@ struct Logical {
   at::Tensor value;  ///< view into a buffer
 };
 
-std::vector<Logical> logical_arrays(model::Parameters& parameters, bool with_moments) {
-  std::vector<std::pair<std::string, at::Tensor model::Buffers::*>> kinds{{"parameters/", &model::Buffers::value}};
-  if (with_moments) {
-    kinds.emplace_back("moments/first/", &model::Buffers::first_moment);
-    kinds.emplace_back("moments/second/", &model::Buffers::second_moment);
-  }
+std::vector<Logical> logical_arrays(model::Parameters& parameters) {
+  const std::pair<std::string, at::Tensor model::Buffers::*> kinds[] = {{"parameters/", &model::Buffers::value},
+                                                                        {"moments/first/", &model::Buffers::first_moment},
+                                                                        {"moments/second/", &model::Buffers::second_moment}};
   std::vector<Logical> arrays;
   for (const auto& [prefix, member] : kinds)
     for (const auto& span : parameters.spans())
@@ -450,7 +472,7 @@ std::vector<Logical> logical_arrays(model::Parameters& parameters, bool with_mom
 
 void Trainer::write_checkpoint(const std::filesystem::path& path) {
   std::vector<store::Piece> pieces;
-  const auto arrays = logical_arrays(model_->parameters(), true);
+  const auto arrays = logical_arrays(model_->parameters());
   const std::int64_t rank = gang_.rank(), ranks = gang_.size();
   for (const auto& array : arrays) {
     // Replicated over ranks: each writes its part.
@@ -466,9 +488,11 @@ void Trainer::write_checkpoint(const std::filesystem::path& path) {
 
 void Trainer::read_parameters(const std::filesystem::path& path) {
   const store::CheckpointReader reader(gang_, path);
-  const std::string prefix = "parameters/";
-  for (auto& array : logical_arrays(model_->parameters(), false))
-    read_parameter(reader, array.name.substr(prefix.size()), array.value, "train.init_from", path.string());
+  for (const model::Span& span : model_->parameters().spans()) {
+    if (!span.imported_from.empty()) continue;  // routing.import_from names where these come from
+    const at::Tensor value = model_->parameters().buffers(span.parameter_class).value.narrow(0, span.offset, span.count());
+    read_parameter(reader, span.name, value.view(span.shape), "train.init_from", path.string());
+  }
 }
 
 void Trainer::read_checkpoint(const std::filesystem::path& path) {
@@ -478,7 +502,7 @@ void Trainer::read_checkpoint(const std::filesystem::path& path) {
     throw Error(ErrorKind::corrupt, "the checkpoint is of trial " + header.value("trial", "?") + ", not of " + id_of(config_), path.string(),
                 "remove it to start the trial from its beginning")
         .thrown_on_every_rank();
-  for (auto& array : logical_arrays(model_->parameters(), true))
+  for (auto& array : logical_arrays(model_->parameters()))
     reader.read(array.name, dtype_of(array.value), 0, array.value.numel(), array.value.data_ptr());
   for (auto& [name, tensor] : model_->state()) reader.read("state/" + name, DType::f64, 0, tensor.numel(), tensor.data_ptr());
   step_ = header.at("step").get<std::int64_t>();

@@ -36,7 +36,8 @@ struct Evaluation {
 
 class Trainer {
  public:
-  Trainer(const TrialConfig& config, const data::Source& source, const comm::Communicator& gang, const std::atomic<bool>* stop = nullptr);
+  Trainer(const TrialConfig& config, const data::Source& source, const comm::Communicator& gang, const std::atomic<bool>* stop = nullptr,
+          bool resumes = false);
 
   std::int64_t step() const { return step_; }  ///< steps done
   std::int64_t steps() const { return steps_; }
@@ -63,7 +64,9 @@ class Trainer {
   model::PassInput pass_of(const data::Batch& batch, std::int64_t step, std::int64_t step_tokens) const;
   void reduce_gradients();
   void declare_series();
-  /// Router weights that come from another trial's checkpoint.
+  /// The record that some layer replays, checked to hold every batch of the trial; null when none does.
+  std::shared_ptr<const routing::Recording> read_replayed() const;
+  /// Router weights that come from another trial's checkpoint; a resumed trial has them in its own.
   void import_routers();
   /// This rank's passes of a batch of `sequences`: as many as the largest share needs, missing ones empty. `fetch(first, count)` gives sequences.
   template <class Fetch>

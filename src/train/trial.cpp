@@ -16,12 +16,12 @@ store::TrialRecord run_trial(const TrialConfig& config, const data::Source& sour
     throw Error(ErrorKind::internal, "a gang of " + std::to_string(gang.size()) + " ranks for a trial of " + std::to_string(config.ranks()));
   comm::watchdog::set_timeout(config.comm.timeout_seconds);
   at::set_num_threads(static_cast<int>(config.parallel.threads));
-  Trainer trainer(config, source, gang, options.stop);
   Observer silent;
   Observer& observer = options.observer != nullptr && gang.rank() == 0 ? *options.observer : silent;
 
   const auto checkpoint = options.folder.empty() ? std::filesystem::path() : options.folder / "checkpoint.h5";
   const bool resumes = !checkpoint.empty() && gang.maximum(std::filesystem::exists(checkpoint) ? 1 : 0, "looking for a checkpoint") > 0;
+  Trainer trainer(config, source, gang, options.stop, resumes);
   if (resumes) trainer.read_checkpoint(checkpoint);
   else if (!config.train.init_from.empty()) trainer.read_parameters(config.train.init_from);
 

@@ -425,6 +425,61 @@ TEST_F(Methods, APaddedBatchEqualsTheShorterOne) {
     }
 }
 
+TEST_F(Methods, SchedulesMoveTheirNumbers) {
+  for (const auto& [kind, oracle] : {std::pair(ScheduleKind::constant, reference::Schedule::constant),
+                                     {ScheduleKind::linear, reference::Schedule::linear},
+                                     {ScheduleKind::cosine, reference::Schedule::cosine},
+                                     {ScheduleKind::step, reference::Schedule::step}})
+    for (const auto& [from, to] : {std::pair<std::int64_t, std::int64_t>{0, 10}, {3, 8}, {4, 4}})
+      for (std::int64_t step = 0; step < 14; ++step)
+        tally()->expect_near("schedules", scheduled_value({"temperature", kind, 4.0, 0.5, from, to}, step),
+                             reference::scheduled(oracle, 4.0, 0.5, from, to, step), 1e-15);
+
+  RoutingConfig config = config_of("aux_loss", ScopeKind::global_batch);
+  config.balance.also.push_back(config.balance);
+  config.schedules = {{"top_k", ScheduleKind::linear, 1, 4, 0, 6},
+                      {"balance.weight", ScheduleKind::step, 0.5, 0.25, 3, 3},
+                      {"balance.also[0].weight", ScheduleKind::linear, 0.0, 1.0, 0, 4}};
+  EXPECT_EQ(refusal(config, {kExperts, 4, 1, 0, 0, 0, 0}), "");
+  auto router = router_of(config);
+  for (const std::int64_t n : {0, 2, 4, 6}) {
+    Step step = step_of(static_cast<std::uint64_t>(n), false);
+    const Outcome outcome = route(router, step);
+    EXPECT_EQ(outcome.expert.numel(), step.layout.tokens() * (1 + n / 2));
+    step.oracle.k = 1 + n / 2;
+    const double main = n < 3 ? 0.5 : 0.25, also = std::min(1.0, 0.25 * static_cast<double>(n));
+    const double whole = reference::aux_loss(step.oracle, reference::Score::softmax, reference::Scope::global_batch, 1.0).value;
+    tally()->expect_near("scheduled losses", outcome.losses.at("aux_loss"), main * whole, 1e-13);
+    tally()->expect_near("scheduled losses", outcome.losses.at("aux_loss_2"), also * whole, 1e-13);
+  }
+}
+
+TEST_F(Methods, EvaluationMayRouteOtherwise) {
+  RoutingConfig config = config_of("sinkhorn", ScopeKind::global_batch);
+  const Step step = step_of(3, false);
+  {
+    auto router = router_of(config);
+    EXPECT_TRUE(router.readings_differ());
+    EXPECT_TRUE(at::equal(route(router, step, Mode::evaluate).expert, route(router, step).expert));
+    EXPECT_FALSE(at::equal(route(router, step, Mode::greedy).expert, route(router, step).expert));
+  }
+  config.evaluation.balancing = true;
+  {
+    auto router = router_of(config);
+    EXPECT_FALSE(router.readings_differ());
+    EXPECT_TRUE(at::equal(route(router, step, Mode::greedy).expert, route(router, step).expert));
+  }
+  config = config_of("none", ScopeKind::global_batch);
+  config.select = "expert_choice";
+  config.evaluation.select = "top_k";
+  config.evaluation.top_k = 3;
+  config.evaluation.temperature = 2.0;
+  auto router = router_of(config);
+  const Outcome greedy = route(router, step, Mode::greedy);
+  EXPECT_TRUE(at::equal(greedy.expert.view({-1, 3}), top_k_indices(step.logits, 3)));
+  EXPECT_TRUE(at::allclose(greedy.weight.view({-1, 3}), at::softmax(step.logits / 2.0, 1).gather(1, greedy.expert.view({-1, 3})), 0, 1e-14));
+}
+
 TEST_F(Methods, OneSequenceIsTheSameAtEveryScope) {
   for (const std::string method : {"aux_loss", "importance_load", "bandpass", "expert_bias", "expert_bias_momentum", "expert_bias_solved", "sinkhorn",
                                    "assignment", "quantile"}) {

@@ -273,6 +273,33 @@ TEST_F(PresetTrials, TheCausalityFlagIsWhatIsFound) {
   }
 }
 
+TEST_F(PresetTrials, ReplayOfItsOwnAssignmentsIsTheSameTrial) {
+  const auto self = comm::Communicator::self();
+  for (const std::string name : {"top_k", "dropping", "top_p", "expert_choice"}) {  // numbers of experts that vary, too
+    auto config = small(spec::load_router(name == "dropping" ? "top_k" : name));
+    if (name == "dropping") config.routing.capacity.factor = 0.8;
+    config.routing.balance = {};
+    config.routing.regularise = {};
+    config.train.steps = 6;
+    config.evaluation.every_steps = 3;
+    config.routing.record = true;
+    const auto source = data::open_source(config.data);
+    const auto first = run_trial(config, *source, self, {});
+    const fs::path path = folder_ / (name + ".h5");
+    store::write_trial(path, first);
+    auto again = config;
+    again.routing.select = "replay";
+    again.routing.replay_from = path;
+    again.routing.capacity.factor.reset();
+    again.routing.record = false;
+    const auto second = run_trial(again, *source, self, {});
+    EXPECT_EQ(store::as_doubles(*first.find("steps/loss")), store::as_doubles(*second.find("steps/loss"))) << name;
+    EXPECT_EQ(store::as_doubles(*first.find("evaluations/loss")), store::as_doubles(*second.find("evaluations/loss"))) << name;
+    again.train.steps = 7;
+    EXPECT_THROW(run_trial(again, *source, self, {}), Error) << name;  // a step that nobody recorded
+  }
+}
+
 class PresetLayouts : public Presets {};
 
 /// Losses of a few steps in fp64 over a gang, and this rank's share of the last step's choices.

@@ -202,6 +202,8 @@ struct RoutingConfig {
   RoutingConfig at_step(std::int64_t step) const;
   /// What evaluation's greedy reading uses: `evaluation` over this one.
   RoutingConfig in_evaluation() const;
+  /// Whether slots are dropped at some step.
+  bool has_capacity() const;
   /// Every balancing term that is not `none`, the main one first.
   std::vector<BalanceConfig> terms() const;
 };

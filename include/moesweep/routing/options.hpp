@@ -17,6 +17,8 @@ class Options {
  public:
   virtual ~Options() = default;
   virtual std::unique_ptr<Options> clone() const = 0;
+  /// Takes the values of `other`, which is of the same type, in place: fields stay bound.
+  virtual void assign(const Options& other) = 0;
   virtual void list(FieldList& fields) = 0;
 };
 
@@ -25,19 +27,19 @@ template <class Config>
 class OptionsOf final : public Options {
  public:
   std::unique_ptr<Options> clone() const override { return std::make_unique<OptionsOf>(*this); }
+  void assign(const Options& other) override { value = dynamic_cast<const OptionsOf&>(other).value; }
   void list(FieldList& fields) override { value.list(fields); }
 
   Config value;
 };
 
-/// One set of options for each registered strategy of a kind that has any: a config section named after the strategy. Copies are deep.
+/// One set of options for each registered strategy of a kind that has any: a config section named after the strategy. Copies are deep, and
+/// assignment happens in place, so that fields listed before stay bound.
 class OptionSets {
  public:
   OptionSets() = default;
   OptionSets(const OptionSets& other) { *this = other; }
   OptionSets& operator=(const OptionSets& other);
-  OptionSets(OptionSets&&) noexcept = default;
-  OptionSets& operator=(OptionSets&&) noexcept = default;
 
   /// The defaults of every strategy registered so far.
   static OptionSets of(StrategyKind kind);

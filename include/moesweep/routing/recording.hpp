@@ -12,14 +12,18 @@ namespace moesweep::routing {
 
 class Recording {
  public:
-  /// Adds the kept slots of a pass. Ids are stored in the order of the slots.
+  /// Adds the slots of a pass, dropped ones as such.
   void add(const TokenLayout& tokens, std::int64_t layer, const Slots& slots);
+  /// Whether the layer's sequences [0, sequences) are there under that record.
+  bool covers(std::int64_t record, std::int64_t layer, std::int64_t sequences) const;
+  /// One more than the largest expert recorded; 0 when there is none.
+  std::int64_t experts() const;
   /// The slots of a pass; a `data` error names a sequence that was never recorded or has another length.
   Slots find(const TokenLayout& tokens, std::int64_t layer) const;
   bool empty() const { return sequences_.empty(); }
 
   /// Everything as flat arrays, sorted by (record, layer, sequence): `key` [n, 4] (record, layer, sequence, tokens), `slots` [tokens] experts of
-  /// each token, `expert` [slots]. Taking flat arrays adds to what is there.
+  /// each token, `expert` [slots], -1 - number for a dropped one. Taking flat arrays adds to what is there.
   struct Flat {
     std::vector<std::int64_t> key, slots, expert;
   };
@@ -29,7 +33,7 @@ class Recording {
  private:
   struct Sequence {
     std::vector<std::int32_t> slots;   ///< of each token
-    std::vector<std::int32_t> expert;  ///< of each slot
+    std::vector<std::int32_t> expert;  ///< of each slot, -1 - number where it was dropped
   };
   std::map<std::tuple<std::int64_t, std::int64_t, std::int64_t>, Sequence> sequences_;
 };

@@ -51,6 +51,9 @@ class LayerRouter {
   /// Gate weights and losses of one pass, differentiable in the logits.
   Assignment apply(const Scores& scores, const Decision& decision, Mode mode) const;
 
+  /// The gate weights alone, without losses: for phase one.
+  Assignment weigh(const Scores& scores, const Decision& decision, Mode mode) const;
+
   /// Collective. Updates persistent state (biases, cut-offs, histories) from what the step's decisions counted; call once after each optimizer step.
   void end_step();
 
@@ -65,7 +68,8 @@ class LayerRouter {
   PassView view(const Scores& scores, Mode mode, const at::Tensor& noise = {}) const;
   bool balances_units(Mode mode) const;
   std::vector<Slots> choose(std::span<PassView> passes, Mode mode);
-  void drop(std::span<PassView> passes, Mode mode) const;
+  void drop(std::span<PassView> passes) const;
+  Assignment weigh(const PassView& pass) const;
   std::vector<UnitStatistics> statistics(Term& term, std::span<const PassView> passes);
 
   RoutingConfig config_, now_, greedy_;  ///< greedy_: now_ as the greedy reading has it
