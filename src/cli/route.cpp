@@ -4,6 +4,7 @@
 #include <fmt/core.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <memory>
 
 #include "cli.hpp"
@@ -66,6 +67,9 @@ bool has_effect(const std::string& override_text) {
 }
 
 void apply_router(const RouteOptions& options) {
+  std::error_code error;
+  if (std::filesystem::equivalent(options.input, options.output, error))
+    throw Error(ErrorKind::usage, "--output is the file of --input, which would be lost", options.input, "name another file to write");
   std::vector<std::string> routing;
   train::TrialConfig config;
   train::RouteRequest request;

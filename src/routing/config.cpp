@@ -95,7 +95,7 @@ void ExtraExperts::list(FieldList& fields) {
 }
 
 void ScheduleConfig::list(FieldList& fields) {
-  fields.add("key", key, "the number that changes, by its path inside routing: temperature, noise.scale, balance.weight, balance.also[0].rate, ...");
+  fields.add("key", key, "the number that changes, by its path inside routing: temperature, noise.scale, balance.weight, balance.also.0.rate, ...");
   fields.add("kind", kind, "the curve from start to end");
   fields.add("start", start, "value up to from_step");
   fields.add("end", end, "value from to_step on (step: from from_step on)");
@@ -172,15 +172,17 @@ const char* const kSchedulable[] = {"temperature",
 /// Runs `action` on the field that a schedule's key names; false when there is none.
 template <class Action>
 bool with_scheduled_field(RoutingConfig& config, const std::string& key, Action&& action) {
-  const std::string further = "balance.also[";
-  if (key.starts_with(further)) {
+  const std::string further = "balance.also";  // balance.also[0].weight, or balance.also.0.weight, which YAML takes without quotes
+  if (key.starts_with(further) && key.size() > further.size()) {
     std::size_t index = 0;
     const char* end = key.data() + key.size();
-    const auto [rest, code] = std::from_chars(key.data() + further.size(), end, index);
-    const std::string_view tail(rest, static_cast<std::size_t>(end - rest));
-    if (code != std::errc() || index >= config.balance.also.size() || (tail != "].weight" && tail != "].rate")) return false;
+    const auto [rest, code] = std::from_chars(key.data() + further.size() + 1, end, index);
+    std::string_view tail(rest, static_cast<std::size_t>(end - rest));
+    if (key[further.size()] == '[' && tail.starts_with(']')) tail.remove_prefix(1);
+    else if (key[further.size()] != '.') return false;
+    if (code != std::errc() || index >= config.balance.also.size() || (tail != ".weight" && tail != ".rate")) return false;
     const FieldList fields = fields_of(config.balance.also[index]);
-    action(*fields.find(tail.substr(2)));
+    action(*fields.find(tail.substr(1)));
     return true;
   }
   if (std::ranges::find(kSchedulable, key) == std::end(kSchedulable)) return false;

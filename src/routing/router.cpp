@@ -17,7 +17,8 @@ struct LayerRouter::Term {
   Part* part = nullptr;
   std::unique_ptr<BalanceMethod> method;  ///< owns the part, but for the selection's own term
   at::Tensor running;                     ///< scope running: [1, C + 1], totals and tokens since the step began
-  at::Tensor history;                     ///< scope history: [E + 1] fp64, mean statistics of a token, and the steps that they come from
+  at::Tensor history;                     ///< scope history: [E] fp64, moving average of each expert's share of the statistics
+  at::Tensor past;                        ///< scope history: [2] fp64, steps that it comes from, and moving average of the statistics of a token
   at::Tensor step;                        ///< scope history: [1, E + 1], this rank's totals and tokens of the step
   at::Tensor deferred;                    ///< [1, C + 1], this rank's totals and tokens where only the step's end needs them
 
@@ -28,7 +29,7 @@ struct LayerRouter::Term {
   }
   /// Sums over the whole step that no loss needs (a bias): they are totalled at its end, and passes need not wait for one another.
   bool defers() const { return config.scope == ScopeKind::global_batch && part->has_sums() && part->loss_name().empty() && !part->observes_units(); }
-  double steps() const { return history.const_data_ptr<double>()[history.numel() - 1]; }
+  double steps() const { return *past.const_data_ptr<double>(); }
 };
 
 namespace {
@@ -91,9 +92,10 @@ LayerRouter::LayerRouter(const RoutingConfig& config, RouterPlace place, comm::T
   if (const RoutingConfig greedy = config_.in_evaluation(); greedy.select != config_.select)
     greedy_selection_ = make_selection({greedy, greedy.balance, place_});
   const auto add = [&](const BalanceConfig& term, Part* part, std::unique_ptr<BalanceMethod> method) {
-    Term made{term, Scope(term.scope, gang), part != nullptr ? part : method.get(), std::move(method), {}, {}, {}, {}};
+    Term made{term, Scope(term.scope, gang), part != nullptr ? part : method.get(), std::move(method), {}, {}, {}, {}, {}};
     if (term.scope == ScopeKind::history && made.part->has_sums()) {
-      made.history = at::zeros({place_.experts + 1}, at::kDouble);
+      made.history = at::zeros({place_.experts}, at::kDouble);
+      made.past = at::zeros({2}, at::kDouble);
       made.step = at::zeros({1, place_.experts + 1}, at::kDouble);
     }
     terms_.push_back(std::move(made));
@@ -305,7 +307,7 @@ std::vector<UnitStatistics> LayerRouter::statistics(Term& term, std::span<const 
   const bool from_history = term.config.scope == ScopeKind::history && term.steps() > 0;
   std::vector<at::Tensor> totals;
   if (from_history) {
-    const at::Tensor row = at::cat({term.history.narrow(0, 0, columns), at::ones({1}, at::kDouble)}).view({1, -1});
+    const at::Tensor row = at::cat({term.history * term.past[1], at::ones({1}, at::kDouble)}).view({1, -1});
     totals.assign(passes.size(), row);
   } else {
     totals = term.scope.totals(std::move(sums));
@@ -426,13 +428,13 @@ void LayerRouter::end_step() {
     term.running = at::Tensor();
     if (!term.history.defined()) continue;
     gang_->all_reduce_sum(term.step.data_ptr(), static_cast<std::size_t>(term.step.numel()), DType::f64, "load history");
-    const std::int64_t columns = term.history.numel() - 1;
-    if (const double tokens = term.step[0][columns].item<double>(); tokens > 0) {
-      const at::Tensor mean = term.step[0].narrow(0, 0, columns) / tokens;
-      at::Tensor kept = term.history.narrow(0, 0, columns);
-      if (term.steps() == 0) kept.copy_(mean);
-      else kept.mul_(term.config.history_decay).add_(mean * (1.0 - term.config.history_decay));
-      term.history[columns] += 1;
+    const at::Tensor totals = term.step[0].narrow(0, 0, term.history.numel());
+    const double sum = totals.sum().item<double>(), tokens = term.step[0][term.history.numel()].item<double>();
+    if (sum > 0) {
+      const double kept = term.steps() == 0 ? 0.0 : term.config.history_decay;
+      term.history.mul_(kept).add_(totals, (1.0 - kept) / sum);
+      term.past[1] = kept * term.past[1] + (1.0 - kept) * sum / tokens;
+      term.past[0] += 1;
     }
     term.step.zero_();
   }
@@ -443,7 +445,10 @@ std::vector<std::pair<std::string, at::Tensor>> LayerRouter::state() {
   std::vector<std::string> taken;
   for (Term& term : terms_) {
     auto own = term.part->state();
-    if (term.history.defined()) own.emplace_back("history", term.history);
+    if (term.history.defined()) {
+      own.emplace_back("history", term.history);
+      own.emplace_back("history_past", term.past);
+    }
     for (auto& [name, tensor] : own) {
       taken.push_back(fresh(name, taken));
       all.emplace_back(taken.back(), tensor);

@@ -191,7 +191,7 @@ class Random final : public Selection {
   }
 };
 
-/// Experts [d E/D, (d + 1) E/D) belong to domain d; with more than k of them the k best by logit.
+/// Experts [d E/D, (d + 1) E/D) belong to domain d; the k best by logit, best first.
 class Reference final : public Selection {
  public:
   Slots choose(const PassView& pass, const at::Tensor& keys) const override {
@@ -199,7 +199,6 @@ class Reference final : public Selection {
     const TokenLayout& tokens = pass.tokens();
     const at::Tensor first = tokens.spread(at::tensor(tokens.domain, at::kLong) * own).view({-1, 1});
     const at::Tensor allowed = first + at::arange(own, at::kLong);
-    if (own == k) return slots_of(allowed.contiguous(), tokens.mask);
     return slots_of(allowed.gather(1, top_k_indices(keys.gather(1, allowed), k)), tokens.mask);
   }
   at::Tensor weights(const PassView& pass) const override {

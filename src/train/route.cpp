@@ -140,6 +140,8 @@ Batch batch_of(const RouteRequest& request, const Inputs& inputs, std::int64_t t
     for (std::int64_t t = begin; t < layout.begin_of(s + 1); ++t)
       if ((*domain)[static_cast<std::size_t>(t)] != own)
         inputs.wrong("domain", fmt::format("token {} has another domain than the rest of its sequence", t), "a sequence is of one domain");
+    if (request.domains > 0 && own >= request.domains)
+      inputs.wrong("domain", fmt::format("it holds {}, and data.domains names {}", own, request.domains), "domains are numbered from 0");
     layout.domain[static_cast<std::size_t>(s)] = own;
     batch.domains = std::max(batch.domains, own + 1);
   }

@@ -88,6 +88,11 @@ Trainer::Trainer(const TrialConfig& config, const data::Source& source, const co
   model_ = std::make_unique<model::MoeModel>(config.model, config.routing, source.vocabulary(), source.domains(), *transport_, options);
   if (!resumes) import_routers();
   losses_ = model_->loss_names();
+  any_layer(config, [&](const auto& layer) {
+    if (layer.granularity == routing::Granularity::sequence && layer.pool.by == routing::Pooling::prefix)
+      prefix_tokens_ = std::max(prefix_tokens_, layer.pool.prefix_tokens);
+    return false;
+  });
   declare_series();
 }
 
@@ -158,6 +163,10 @@ void Trainer::declare_series() {
     const std::string prefix = "evaluations/" + reading, which = reading.empty() ? " (training reading)" : " (greedy reading)";
     recorder_.declare(prefix + "loss", {}, "nats per token", "validation loss over all domains" + which, true);
     recorder_.declare(prefix + "bits_per_byte", {}, "bits per byte", "validation loss per byte of text" + which, true);
+    if (prefix_tokens_ > 0) {
+      recorder_.declare(prefix + "loss_prefix", {}, "nats per token", "validation loss of the tokens that decide for their sequence" + which, true);
+      recorder_.declare(prefix + "loss_behind_prefix", {}, "nats per token", "validation loss of the tokens behind them" + which, true);
+    }
     recorder_.declare(prefix + "loss_by_domain", {domains}, "nats per token", "validation loss of each domain" + which);
     recorder_.declare(prefix + "bits_per_byte_by_domain", {domains}, "bits per byte", "validation loss per byte of each domain" + which);
     recorder_.declare(prefix + "counts", {layers, domains, experts}, "slots", "kept (token, slot) pairs by MoE layer, domain and expert" + which,
@@ -329,7 +338,7 @@ bool Trainer::evaluate_reading(routing::Mode mode, Evaluation& result) {
   const std::int64_t layers = model_->moe_layers(), domains = source_.domains(), experts = model_->routed_experts();
   const std::int64_t all = source_.validation_sequences(config_.evaluation.tokens), batch = config_.train.batch_sequences;
   const std::int64_t cells = layers * domains * experts;
-  at::Tensor sums = at::zeros({2 * domains + 2 * cells}, at::kDouble);  // losses, tokens, kept pairs, pairs before dropping
+  at::Tensor sums = at::zeros({2 * domains + 2 * cells + 2}, at::kDouble);  // losses, tokens, kept pairs, pairs before dropping, prefix
   for (std::int64_t first = 0; first < all; first += batch) {
     const auto passes = passes_of(std::min(batch, all - first), kValidationStep,
                                   [&](std::int64_t begin, std::int64_t count) { return source_.validation(first + begin, count); });
@@ -341,6 +350,11 @@ bool Trainer::evaluate_reading(routing::Mode mode, Evaluation& result) {
       const at::Tensor per_sequence = forward.token_loss.view({layout.sequences, layout.length}).to(at::kDouble).sum(1);
       sums.narrow(0, 0, domains).index_add_(0, domain, per_sequence);
       sums.narrow(0, domains, domains).index_add_(0, domain, at::full({layout.sequences}, static_cast<double>(layout.length), at::kDouble));
+      if (prefix_tokens_ > 0) {
+        const std::int64_t tokens = std::min(prefix_tokens_, layout.length);
+        sums[sums.numel() - 2] += forward.token_loss.view({layout.sequences, layout.length}).narrow(1, 0, tokens).to(at::kDouble).sum();
+        sums[sums.numel() - 1] += static_cast<double>(layout.sequences * tokens);
+      }
       const at::Tensor domain_of_token = domain.repeat_interleave(layout.length);
       for (std::int64_t layer = 0; layer < layers; ++layer) {
         const routing::Slots& slots = forward.decisions[static_cast<std::size_t>(layer)].slots;
@@ -358,7 +372,9 @@ bool Trainer::evaluate_reading(routing::Mode mode, Evaluation& result) {
   result.loss_sum.assign(values, values + domains);
   result.tokens.assign(values + domains, values + 2 * domains);
   result.counts.assign(values + 2 * domains, values + 2 * domains + cells);
-  result.counts_before.assign(values + 2 * domains + cells, values + sums.numel());
+  result.counts_before.assign(values + 2 * domains + cells, values + 2 * domains + 2 * cells);
+  result.prefix_loss_sum = values[sums.numel() - 2];
+  result.prefix_tokens = values[sums.numel() - 1];
   return true;
 }
 
@@ -376,6 +392,10 @@ void Trainer::record_evaluation(const Evaluation& evaluation, const std::string&
     bytes += evaluation.tokens[i] * per_token;
   }
   if (prefix == "evaluations/") validation_loss_ = nats / tokens;
+  if (prefix_tokens_ > 0) {
+    recorder_.append(prefix + "loss_prefix", evaluation.prefix_loss_sum / evaluation.prefix_tokens);
+    recorder_.append(prefix + "loss_behind_prefix", (nats - evaluation.prefix_loss_sum) / std::max(1.0, tokens - evaluation.prefix_tokens));
+  }
   recorder_.append(prefix + "loss", nats / tokens);
   recorder_.append(prefix + "bits_per_byte", nats / std::numbers::ln2 / bytes);
   recorder_.append(prefix + "loss_by_domain", loss);

@@ -28,10 +28,11 @@ struct StepResult {
 
 /// One validation, over the whole gang.
 struct Evaluation {
-  std::vector<double> loss_sum;       ///< [domains], nats
-  std::vector<double> tokens;         ///< [domains]
-  std::vector<double> counts;         ///< [MoE layers, domains, experts], kept (token, slot) pairs
-  std::vector<double> counts_before;  ///< the same with dropped ones
+  std::vector<double> loss_sum;                   ///< [domains], nats
+  std::vector<double> tokens;                     ///< [domains]
+  std::vector<double> counts;                     ///< [MoE layers, domains, experts], kept (token, slot) pairs
+  double prefix_loss_sum = 0, prefix_tokens = 0;  ///< of prefixes that decide for their sequences, where there are any
+  std::vector<double> counts_before;              ///< the same with dropped ones
 };
 
 class Trainer {
@@ -87,6 +88,7 @@ class Trainer {
   std::vector<model::PassDecisions> decisions_;
   routing::Recording recording_;  ///< of this rank's sequences, with routing.record
   std::int64_t step_ = 0, steps_ = 0;
+  std::int64_t prefix_tokens_ = 0;  ///< of a sequence, that decide for the rest of it; 0 where none do
   double seconds_ = 0, validation_loss_ = 0;
 };
 

@@ -354,6 +354,25 @@ TEST_F(Methods, HistoryIsUsedFromTheSecondStep) {
   }
 }
 
+TEST_F(Methods, HistoryWeighsStepsAlikeWhateverTheirK) {
+  auto config = config_of("aux_loss", ScopeKind::history);
+  config.schedules = {{"top_k", ScheduleKind::step, 4, 1, 1, 0}};
+  auto router = router_of(config);
+  reference::Vector history;
+  for (std::uint64_t n = 0; n < 4; ++n) {
+    Step step = step_of(n);
+    step.oracle.k = n == 0 ? 4 : 1;
+    const Outcome outcome = route(router, step);
+    const reference::Integers whole(static_cast<std::size_t>(step.oracle.T), 0);
+    const auto counts = reference::unit_counts(step.oracle, reference::route_top_k(step.oracle, reference::Score::softmax), whole).at(0);
+    const auto used = history.empty() ? reference::fractions(counts) : history;
+    const auto oracle = reference::aux_loss_given(step.oracle, reference::Score::softmax, whole, {{0, used}}, 0.37);
+    tally()->expect_near("history of another k", outcome.losses.at("aux_loss"), oracle.value, 1e-13);
+    history = reference::updated_history(history, counts);
+    tally()->expect_near("history state", outcome.state.at("history"), history, 1e-13);
+  }
+}
+
 TEST_F(Methods, ConventionsOfOtherProjects) {
   // One layer: transformers is k times ours, gshard counts first choices, the means over one layer are ours.
   const Step step = step_of(90, false);
@@ -452,6 +471,57 @@ TEST_F(Methods, SchedulesMoveTheirNumbers) {
     tally()->expect_near("scheduled losses", outcome.losses.at("aux_loss"), main * whole, 1e-13);
     tally()->expect_near("scheduled losses", outcome.losses.at("aux_loss_2"), also * whole, 1e-13);
   }
+}
+
+TEST_F(Methods, SchedulesAreRefusedByWhatTheyPassThrough) {
+  const RoutedModel model{kExperts, 4, 1, 0, kLength, 2, kSequences};
+  const auto reason = [&](const std::string& select, ScheduleConfig schedule) {
+    auto config = config_of("none", ScopeKind::global_batch, Score::softmax_selected);
+    config.select = select;
+    config.groups.count = 4;
+    config.top_k = 4;
+    config.schedules = {schedule};
+    return refusal(config, model);
+  };
+  EXPECT_NE(reason("grouped_top_k", {"top_k", ScheduleKind::linear, 8, 4, 0, 6}).find("takes top_k to 5"), std::string::npos);
+  EXPECT_NE(reason("hash", {"top_k", ScheduleKind::linear, 4, 2, 0, 6}).find("one top_k"), std::string::npos);
+  EXPECT_NE(reason("top_k", {"top_k", ScheduleKind::linear, 4, 9, 0, 6}).find("takes top_k to 9"), std::string::npos);
+  EXPECT_NE(reason("top_k", {"balance.also.0.weight", ScheduleKind::linear, 1, 0, 0, 6}).find("names no number"), std::string::npos);
+  EXPECT_EQ(reason("top_k", {"temperature", ScheduleKind::constant, 2, 0, 0, 0}), "");
+  EXPECT_EQ(reason("top_k", {"temperature", ScheduleKind::step, 2, 1, 5, 0}), "");
+  auto twice = config_of("none", ScopeKind::global_batch);
+  twice.schedules = {{"temperature", ScheduleKind::constant, 2, 0, 0, 0}, {"temperature", ScheduleKind::constant, 3, 0, 0, 0}};
+  EXPECT_NE(refusal(twice, model).find("both move temperature"), std::string::npos);
+  // A scheduled capacity is one: over a scope that it can have, and seen by the causality flag and the readings.
+  auto capped = config_of("none", ScopeKind::global_batch);
+  capped.schedules = {{"capacity.factor", ScheduleKind::linear, 2, 0.5, 0, 6}};
+  auto router = router_of(capped);
+  EXPECT_FALSE(router.causal(Mode::train));
+  EXPECT_TRUE(router.readings_differ());
+  capped.capacity.scope = ScopeKind::running;
+  EXPECT_NE(refusal(capped, model), "");
+}
+
+TEST_F(Methods, PooledWeightsSeeTheFutureThoughRandomChoicesDoNot) {
+  for (const std::string select : {"random", "replay"}) {
+    auto config = config_of("none", ScopeKind::global_batch);
+    config.select = select;
+    EXPECT_FALSE(sees_future(config, 0));
+    config.granularity = Granularity::sequence;
+    EXPECT_TRUE(sees_future(config, 0)) << select;
+    config.pool.by = Pooling::prefix;
+    EXPECT_FALSE(sees_future(config, 0)) << select;
+  }
+}
+
+TEST_F(Methods, DenseHasTheCapacityOfAllItsExperts) {
+  auto config = config_of("none", ScopeKind::global_batch);
+  config.select = "dense";
+  config.capacity = {0.5, CapacityPolicy::position, ScopeKind::global_batch};
+  auto router = router_of(config);
+  const Step step = step_of(3, false);
+  const Outcome outcome = route(router, step);
+  EXPECT_EQ(outcome.dropped.logical_not().sum().item<std::int64_t>(), step.layout.tokens() * kExperts / 2);
 }
 
 TEST_F(Methods, EvaluationMayRouteOtherwise) {

@@ -156,6 +156,18 @@ std::map<std::string, std::vector<double>> fingerprint(TrialConfig config) {
   return prints;
 }
 
+TEST_F(PresetTrials, APrefixesLossIsReportedApart) {
+  auto config = small(spec::load_router("sequence_prefix"));
+  config.train.steps = 2;
+  const auto self = comm::Communicator::self();
+  const auto source = data::open_source(config.data);
+  const auto record = run_trial(config, *source, self, {});
+  const auto value = [&](const std::string& name) { return store::as_doubles(*record.find("evaluations/" + name)).back(); };
+  // 8 of a sequence's 16 tokens.
+  EXPECT_NEAR(value("loss"), (value("loss_prefix") + value("loss_behind_prefix")) / 2, 1e-6);
+  EXPECT_NE(value("loss_prefix"), value("loss_behind_prefix"));
+}
+
 TEST_F(PresetTrials, EveryOptionThatAPresetSetsMatters) {
   std::size_t options = 0, refused = 0;
   for (const auto& preset : presets()) {

@@ -37,6 +37,21 @@ TEST(ToyStrategy, ItsOptionsAreKeysLikeAnyOther) {
   EXPECT_NE(spec::reference_markdown().find("`routing.neighbours.stride`"), std::string::npos);
 }
 
+TEST(ToyStrategy, ItsOptionsCanBeSwept) {
+  const fs::path folder = fs::temp_directory_path() / ("moesweep-toy-sweep-" + std::to_string(::getpid()));
+  fs::create_directories(folder);
+  std::ofstream(folder / "sweep.yaml") << "model: {width: 16, heads: 2, experts: 8, expert_width: 8}\n"
+                                          "data: {domains: [a, b, c, d], vocabulary: 32, sequence_length: 8}\n"
+                                          "train: {batch_sequences: 8, micro_batch_sequences: 2}\nrouting.select: neighbours\nrouting.top_k: 2\n"
+                                          "grid: {routing.neighbours.stride: [1, 2, 3], seed: [1, 2]}\n";
+  const auto sweep = spec::load_sweep((folder / "sweep.yaml").string());
+  fs::remove_all(folder);
+  ASSERT_EQ(sweep.trials.size(), 6u);
+  std::vector<std::int64_t> strides;
+  for (const auto& axes : spec::axes_of(sweep.trials)) strides.push_back(axes.at("routing.neighbours.stride").get<std::int64_t>());
+  EXPECT_EQ(strides, (std::vector<std::int64_t>{1, 1, 2, 2, 3, 3}));
+}
+
 TEST(ToyStrategy, TrainsAndRoutesAsItSays) {
   const auto self = comm::Communicator::self();
   const auto config = load();
