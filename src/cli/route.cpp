@@ -24,42 +24,6 @@ struct RouteOptions {
   std::vector<std::string> overrides;
 };
 
-/// A key of a trial that is none of routing's: `key=value`, lists in brackets.
-void set_key(train::TrialConfig& config, const std::string& text) {
-  const auto fail = [&](const std::string& what) {
-    throw Error(ErrorKind::config, what, "command line", "`moesweep schema --markdown` lists the keys");
-  };
-  const auto equals = text.find('=');
-  if (equals == std::string::npos || equals == 0 || text[0] == '+' || text[0] == '~') fail(fmt::format("'{}' is no key=value", text));
-  const std::string key = text.substr(0, equals), value = text.substr(equals + 1);
-  for (const Leaf& leaf : leaves_of(fields_of(config))) {
-    if (leaf.path != key) continue;
-    Json parsed;
-    if (leaf.field.type == FieldType::text_list) {
-      if (!value.starts_with('[') || !value.ends_with(']')) fail(fmt::format("{} takes a list: {}=[a, b]", key, key));
-      parsed = Json::array();
-      const std::string inside = value.substr(1, value.size() - 2);
-      for (std::size_t begin = 0; begin < inside.size();) {
-        const std::size_t end = std::min(inside.find(',', begin), inside.size());
-        const std::size_t first = std::min(inside.find_first_not_of(" ", begin), end);
-        std::size_t last = end;
-        while (last > first && inside[last - 1] == ' ') --last;
-        parsed.push_back(inside.substr(first, last - first));
-        begin = end + 1;
-      }
-    } else if (leaf.field.type == FieldType::text || leaf.field.type == FieldType::choice) {
-      parsed = value;
-    } else {
-      parsed = value == "none" ? Json() : Json::parse(value, nullptr, false);
-      if (parsed.is_discarded()) parsed = value;
-    }
-    if (const auto reason = check_value(leaf.field, parsed); !reason.empty()) fail(fmt::format("{}: {}", key, reason));
-    leaf.field.set(parsed);
-    return;
-  }
-  fail(fmt::format("there is no key '{}'", key));
-}
-
 /// Keys outside of routing that a file of logits leaves something to say to.
 bool has_effect(const std::string& override_text) {
   const std::string key = override_text.substr(0, override_text.find('='));
@@ -70,21 +34,16 @@ void apply_router(const RouteOptions& options) {
   std::error_code error;
   if (std::filesystem::equivalent(options.input, options.output, error))
     throw Error(ErrorKind::usage, "--output is the file of --input, which would be lost", options.input, "name another file to write");
-  std::vector<std::string> routing;
-  train::TrialConfig config;
+  const train::TrialConfig config = spec::load_router_trial(options.router, options.overrides);
   train::RouteRequest request;
   request.source = options.input;
   for (const std::string& text : options.overrides) {
     const std::string key = text.substr(text.starts_with('+') || text.starts_with('~') ? 1 : 0);
-    if (key.starts_with("routing.") || key.starts_with("routing=")) {
-      routing.push_back(text);
-      continue;
-    }
-    set_key(config, text);
-    if (!has_effect(text)) log::warning(fmt::format("{} says nothing to logits from a file", text));
     if (key.starts_with("data.vocabulary=")) request.vocabulary = config.data.vocabulary;
+    if (!key.starts_with("routing.") && !key.starts_with("routing=") && !has_effect(key))
+      log::warning(fmt::format("{} says nothing to logits from a file", text));
   }
-  request.routing = spec::load_router(options.router, routing).of_layer(options.layer);
+  request.routing = config.routing.of_layer(options.layer);
   for (const auto mode : {train::RouteMode::train, train::RouteMode::evaluate, train::RouteMode::greedy})
     if (name_of_value(mode) == options.mode) request.mode = mode;
   request.seed = config.seed;

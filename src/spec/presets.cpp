@@ -102,15 +102,19 @@ Preset find_router(const std::string& name) {
   throw Error(ErrorKind::usage, fmt::format("there is no router preset '{}'{}", name, did_you_mean(name, names)), "", "known presets: " + known);
 }
 
-routing::RoutingConfig load_router(const std::string& name, const std::vector<std::string>& overrides) {
+train::TrialConfig load_router_trial(const std::string& name, const std::vector<std::string>& overrides) {
   Document document = document_of(find_router(name));
+  apply_overrides(document, overrides, FileKind::trial);
+  return config_of(document);
+}
+
+routing::RoutingConfig load_router(const std::string& name, const std::vector<std::string>& overrides) {
   for (const std::string& text : overrides) {
     const std::string key = text.substr(text.starts_with('+') || text.starts_with('~') ? 1 : 0);
     if (!key.starts_with("routing.") && !key.starts_with("routing="))
       throw Error(ErrorKind::usage, fmt::format("'{}' is no key of a router", text), "", "a router takes the keys of the section routing");
   }
-  apply_overrides(document, overrides, FileKind::trial);
-  return config_of(document).routing;
+  return load_router_trial(name, overrides).routing;
 }
 
 std::vector<std::string> with_router(const std::string& name, const std::vector<std::string>& overrides) {

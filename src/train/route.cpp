@@ -215,6 +215,10 @@ void restore_state(const Inputs& inputs, const RouteRequest& request, routing::L
       inputs.wrong(array.path, fmt::format("it holds {} numbers, not {}", values.numel(), own->second.numel()), hint);
     at::Tensor(own->second).copy_(values.view(own->second.sizes()));
   }
+  // Shares alone stand for one step before this one, of top_k slots a token.
+  for (const auto& [name, tensor] : state)
+    if (name == "history_past" && inputs.find("state/history") != nullptr && inputs.find("state/history_past") == nullptr)
+      tensor.copy_(at::tensor({1.0, static_cast<double>(router.now().top_k)}, at::kDouble));
 }
 
 /// Collects what is given back.

@@ -414,7 +414,10 @@ class State(Case):
         alone = self.route("aux_loss", *keys, logits=x)
         second = self.route("aux_loss", *keys, "--step", "1", logits=x, state_history=first["state/history"])
         f = first["counts"] / first["counts"].sum()
+        np.testing.assert_allclose(first["state/history"], f)
         self.near(second["losses/aux_loss"], [0.1 * 4 * (f * softmax(x).mean(axis=0)).sum()])
+        g = second["counts"] / second["counts"].sum()
+        np.testing.assert_allclose(second["state/history"], 0.9 * f + 0.1 * g)
         self.assertNotAlmostEqual(alone["losses/aux_loss"][0], second["losses/aux_loss"][0])
 
 
@@ -498,6 +501,12 @@ class Errors(Case):
         self.assertIn(text, self.error)
         self.assertEqual(len([line for line in self.error.splitlines() if "error:" in line]), 1)
 
+    def test_the_input_is_never_overwritten(self):
+        self.route("top_k", "routing.top_k=2", logits=self.logits(6, 4))
+        before = (self.folder / "in.h5").read_bytes()
+        self.call("route", "--router", "top_k", "--input", "in.h5", "--output", "./in.h5", code=2)
+        self.assertEqual((self.folder / "in.h5").read_bytes(), before)
+
     def test_usage_and_config(self):
         self.call("route", code=2)
         self.wrong(2, "there is no router preset 'nosuch'", "nosuch")
@@ -505,6 +514,7 @@ class Errors(Case):
         self.wrong(3, "routing.top_k = 9", "top_k", "routing.top_k=9")
         self.wrong(3, "routing.nosuch", "top_k", "routing.nosuch=9")
         self.wrong(3, "train.nosuch", "top_k", "train.nosuch=9")
+        self.wrong(7, "data.domains names 2", "top_k", "data.domains=[a, b]", domain=np.full(6, 2))
         self.wrong(3, "train.micro_batch_sequences", "top_k", "train.micro_batch_sequences=0")
         self.wrong(3, "divisible by the 4 experts", "quantile", "train.micro_batch_sequences=1", logits=self.logits(5, 4))
         self.wrong(3, "routing.extra_experts takes 16 of the 4 experts", "longcat")

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "moesweep/routing/config.hpp"
+#include "moesweep/train/config.hpp"
 
 namespace moesweep::spec {
 
@@ -29,6 +30,9 @@ Preset find_router(const std::string& name);
 
 /// The config of `find_router(name)` with overrides as a sweep takes them (`routing.top_k=4`); other keys than routing's are a `usage` error.
 routing::RoutingConfig load_router(const std::string& name, const std::vector<std::string>& overrides = {});
+
+/// A trial of defaults with that router and overrides of any key. Errors as `find_router`; combinations are judged where it is used.
+train::TrialConfig load_router_trial(const std::string& name, const std::vector<std::string>& overrides);
 
 /// The overrides that `--router NAME` stands for, before further ones; an empty name gives those alone. Errors as `find_router`.
 std::vector<std::string> with_router(const std::string& name, const std::vector<std::string>& overrides);
