@@ -89,7 +89,7 @@ def write_sweep(path: Path, trials: list[Trial], name: str = "study", version: i
             shapes = [(0,) * first.ndim if values is None else values.shape for values in present]
             data = np.concatenate([values.reshape(-1) for values in present if values is not None])
             metric = array.startswith("summary/") or (
-                array.startswith("evaluations/") and first.ndim < 3 and "_by_domain" not in array
+                array.startswith("evaluations/") and first.ndim < 3 and "_by_" not in array
             )
             put(file, f"arrays/{array}/data", data, metric=int(metric and array != "evaluations/step"))
             put(file, f"arrays/{array}/offsets", np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64))
@@ -105,6 +105,7 @@ def metrics_of_counts(counts: np.ndarray) -> dict[str, np.ndarray]:
     return {
         "utilisation": np.minimum(share, 1 / experts).sum(axis=-1),
         "purity_expert": (share * best).sum(axis=-1),
+        "expert_entropy": -(share * np.log(np.maximum(share, 1e-300))).sum(axis=-1) / math.log(experts),
         "max_violation": load.max(axis=-1) / load.mean(axis=-1) - 1,
         "dead_experts": (load == 0).sum(axis=-1).astype(np.float64),
     }
@@ -134,12 +135,13 @@ def make_trial(
     parameters: float = 574_000.0,
     purity: float = 0.3,
     loss: float = 4.2,
+    evaluations: int = 4,
 ) -> Trial:
     """A finished trial with every array of FORMAT.md, its numbers drawn from its name."""
     name = hashlib.sha256(json.dumps([method, scope, seed, select, axes, width]).encode()).hexdigest()[:16]
     rng = np.random.default_rng(int(name[:8], 16))
     purity = 1.0 if select == "reference" else min(0.999, purity + 0.004 * rng.standard_normal())
-    evaluation_steps = np.unique(np.linspace(steps / 4, steps, 4).astype(np.int64))
+    evaluation_steps = np.unique(np.linspace(steps / evaluations, steps, evaluations).astype(np.int64))
     clock = np.arange(1, steps + 1, dtype=np.int64)
     curve = loss + 2.6 * np.exp(-clock / (steps / 6))
     arrays: dict[str, np.ndarray] = {
@@ -151,10 +153,19 @@ def make_trial(
         "steps/loss": curve + 0.04 * rng.standard_normal(steps),
         "steps/balance_loss": np.full(steps, 0.1 if method == "aux_loss" else 0.0),
         "steps/z_loss": np.zeros(steps),
+        "steps/drop_rate": np.zeros((steps, layers)),
         "steps/max_violation_micro_batch": rng.gamma(4, 0.3, (steps, layers)),
         "steps/max_violation_global_batch": rng.gamma(4, 0.1, (steps, layers)),
         "evaluations/step": evaluation_steps,
     }
+    if method == "aux_loss":
+        arrays["steps/losses.aux_loss"] = 0.01 + 0.02 * np.exp(-clock / 30) + 0.001 * rng.standard_normal(steps)
+        # A capacity that overflows early and less as the load evens out.
+        arrays["steps/drop_rate"] = np.maximum(
+            0,
+            (0.3 if scope == "sequence" else 0.12) * np.exp(-clock / (steps / 3))[:, None]
+            + 0.01 * rng.standard_normal((steps, layers)),
+        )
     tokens = 16384 * 4 // domains
     for prefix in ("", "greedy."):
         values = loss + 0.05 + 2.6 * np.exp(-evaluation_steps / (steps / 6)) + 0.01 * rng.standard_normal()
@@ -167,9 +178,9 @@ def make_trial(
                         for _ in range(layers)
                     ]
                 )
-                for grown in (np.ones(4) if select == "reference" else 1 - np.exp(-evaluation_steps / (steps / 4)))[
-                    : len(evaluation_steps)
-                ]
+                for grown in (
+                    np.ones(evaluations) if select == "reference" else 1 - np.exp(-evaluation_steps / (steps / 4))
+                )[: len(evaluation_steps)]
             ]
         )
         arrays[f"evaluations/{prefix}counts"] = counts
@@ -178,19 +189,23 @@ def make_trial(
         arrays[f"evaluations/{prefix}loss_by_domain"] = by_domain
         for metric, numbers in metrics_of_counts(counts).items():
             arrays[f"evaluations/{prefix}{metric}"] = numbers
+        by_expert = values[:, None, None] + 0.25 * np.linspace(0, 1, len(values))[:, None, None] * rng.standard_normal(
+            (1, layers, experts)
+        )
+        by_expert[counts.sum(axis=2) == 0] = np.nan
+        arrays[f"evaluations/{prefix}loss_by_expert"] = by_expert
     for metric, number in {
         "parameters_total": parameters,
         "parameters_active": parameters * 0.4,
         "training_tokens": 64.0 * 64 * steps,
+        "training_seconds": 64.0 * 64 * steps / float(rng.normal(4e4 if method == "aux_loss" else 3.6e4, 500)),
+        "causal": 0.0 if method == "expert_bias" and scope == "sequence" else 1.0,
     }.items():
         arrays[f"summary/{metric}"] = np.array([number])
     metrics = {
         path.split("/", 1)[1]: float(values[-1].mean())
         for path, values in arrays.items()
-        if not path.startswith("steps/")
-        and path != "evaluations/step"
-        and "counts" not in path
-        and "_by_domain" not in path
+        if not path.startswith("steps/") and path != "evaluations/step" and "counts" not in path and "_by_" not in path
     }
     return Trial(
         id=name,

@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from selenium.webdriver.common.by import By
 from moesweep import Sweep, open_sweep
 from moesweep.report.headline import headline, judge, scope_effects
 from moesweep.report.page import write_page
-from moesweep.results import describe_trials
+from moesweep.results import OBJECTIVES, describe_trials, pareto_front
 
 KINDS = ["empty", "one", "quickstart", "failed", "scale", "large"]
 
@@ -343,6 +344,218 @@ def test_text_of_a_trial_cannot_break_the_page(browser: Browser, tmp_path: Path)
     assert browser.logs()[0] == []
     assert browser.find("#sweep-name").text == "<b>{{script}}</b>"
     assert browser.run("return document.querySelector('#failure-table tbody').rows[0].cells[2].textContent") == nasty
+
+
+def pick(browser: Browser, selector: str, value: str) -> None:
+    """Chooses an option as a reader does."""
+    script = "arguments[0].value = arguments[1]; arguments[0].dispatchEvent(new Event('change', {bubbles: true}))"
+    browser.run(script, browser.find(selector), value)
+    assert browser.run("return [...document.querySelectorAll(arguments[0])].length", selector) == 1
+
+
+def slide(browser: Browser, value: int) -> None:
+    script = (
+        "const s = document.getElementById('heat-time'); s.value = arguments[0]; s.dispatchEvent(new Event('input'))"
+    )
+    browser.run(script, value)
+
+
+def described(folder: Path) -> pd.DataFrame:
+    with open_sweep(folder / "sweep.h5") as sweep:
+        axes = [axis for axis in sweep.axes if axis != "seed"]
+        numbers = [
+            column for column in sweep.trials.columns if column in sweep.metrics or column == "tokens_per_second"
+        ]
+        table = pd.concat([describe_trials(sweep), sweep.trials[["state", *axes, *numbers]]], axis=1)
+    return table[table["state"] == "done"]
+
+
+@pytest.mark.parametrize("shown", ["purity_expert", "loss", "max_violation", "tokens_per_second"])
+def test_maps_of_scope_by_method_show_the_means(browser: Browser, reports: dict[str, Path], shown: str) -> None:
+    table = described(reports["quickstart"])
+    browser.open(reports["quickstart"] / "report.html")
+    pick(browser, "#maps select[data-map-slot='1']", shown)
+    cells = browser.run(
+        "return [...document.querySelectorAll(`#maps [data-map=${arguments[0]}]`)].slice(-1)[0].querySelectorAll('rect[data-value]').values().map(n => [n.dataset.method, n.dataset.scope || null, Number(n.dataset.value)]).toArray()",
+        shown,
+    )
+    assert len(cells) == 9
+    for method, scope, value in cells:
+        mine = table[(table["method"] == method) & ((table["scope"] == scope) if scope else table["scope"].isna())]
+        assert len(mine) == 3
+        assert value == pytest.approx(mine[shown].mean(), rel=1e-12)
+
+
+@pytest.mark.parametrize("reading", ["training", "greedy"])
+@pytest.mark.parametrize("metric", ["purity_expert", "loss"])
+def test_forest_shows_paired_differences(browser: Browser, reports: dict[str, Path], metric: str, reading: str) -> None:
+    table = described(reports["quickstart"])
+    browser.open(reports["quickstart"] / "report.html")
+    browser.click(f"[data-reading={reading}]")
+    pick(browser, "#effect-metric", metric)
+    script = "return [...document.querySelectorAll('#effects [data-effect]')].map(n => [n.dataset.effect, n.dataset.metric, Number(n.dataset.value)])"
+    key = ("greedy." if reading == "greedy" else "") + metric
+    rows = browser.run(script)
+    assert [row[0] for row in rows] == [
+        f"{m}/{s}" for m in ("aux_loss", "expert_bias") for s in ("micro_batch", "global_batch")
+    ]
+    for effect, named, value in rows:
+        assert named == key
+        method, scope = effect.split("/")
+        mine = table[table["method"] == method].pivot(index="seed", columns="scope", values=key)
+        assert value == pytest.approx((mine[scope] - mine["sequence"]).mean(), rel=1e-4)
+    pick(browser, "#effect-kind", "method")
+    rows = browser.run(script)
+    assert len(rows) == 8
+    base = table[table["method"] == "none"].set_index("seed")[key]
+    for effect, _, value in rows:
+        method, scope = effect.split("/")
+        mine = table[
+            (table["method"] == method) & ((table["scope"] == scope) if scope != "null" else table["scope"].isna())
+        ]
+        assert value == pytest.approx((mine.set_index("seed")[key] - base).mean(), rel=1e-4, abs=1e-6)
+
+
+def test_forest_of_further_axes(browser: Browser, reports: dict[str, Path]) -> None:
+    table = described(reports["large"])
+    browser.open(reports["large"] / "report.html")
+    pick(browser, "#effect-kind", "axis")
+    pick(browser, "#effect-metric", "loss")
+    rows = dict(
+        browser.run(
+            "return [...document.querySelectorAll('#effects [data-effect]')].map(n => [n.dataset.effect, Number(n.dataset.value)])"
+        )
+    )
+    assert set(rows) == {"parameters/2.009e+07", "routing.balance.weight/0.1"} | {
+        f"train.learning_rate/{lr}" for lr in ("0.003", "0.006", "0.01")
+    }
+    # The writer adds 0.08 for the second weight and takes 0.1 log 4 away for the larger size.
+    assert rows["routing.balance.weight/0.1"] == pytest.approx(0.08, abs=0.02)
+    assert rows["parameters/2.009e+07"] == pytest.approx(-0.1 * math.log(4), abs=0.02)
+    assert table["loss"].notna().all()
+
+
+def test_trade_offs_mark_the_front(browser: Browser, reports: dict[str, Path]) -> None:
+    table = described(reports["quickstart"])
+    browser.open(reports["quickstart"] / "report.html")
+    for x, y, goals in (
+        ("loss", "purity_expert", ("min", "max")),
+        ("purity_expert", "tokens_per_second", ("max", "max")),
+    ):
+        pick(browser, "#trade-x", x)
+        pick(browser, "#trade-y", y)
+        shown = browser.run(
+            "return [...document.querySelectorAll('#tradeoffs [data-setting]')].map(n => [Number(n.dataset.setting), Number(n.dataset.x), Number(n.dataset.y), n.dataset.front === '1'])"
+        )
+        means = table.groupby("setting")[[x, y]].mean()
+        assert sorted(item[0] for item in shown) == sorted(means.index)
+        for setting, at_x, at_y, _ in shown:
+            assert (at_x, at_y) == pytest.approx(tuple(means.loc[setting]), rel=1e-12)
+        choices = table[table["method"] != "reference"].groupby("setting")[[x, y]].mean()
+        front = pareto_front(choices, dict(zip((x, y), goals, strict=True)))
+        assert {item[0] for item in shown if item[3]} == set(front[front].index)
+    wins = browser.find("#front b").get_attribute("data-front").split()
+    objectives = table[table["method"] != "reference"].groupby("setting")[list(OBJECTIVES)].mean()
+    assert {int(setting) for setting in wins} == set(objectives[pareto_front(objectives)].index)
+
+
+def test_maps_move_with_the_slider(browser: Browser, reports: dict[str, Path]) -> None:
+    browser.open(reports["quickstart"] / "report.html")
+    with open_sweep(reports["quickstart"] / "sweep.h5") as sweep:
+        for at in (0, 2, 3):
+            slide(browser, at)
+            cells = browser.run(
+                "return [...document.querySelectorAll('#heat rect[data-value]')].map(n => [n.dataset.trial, Number(n.dataset.layer), Number(n.dataset.domain), Number(n.dataset.expert), Number(n.dataset.value)])"
+            )
+            trial = cells[0][0]
+            counts = sweep.counts(trial)
+            assert counts is not None
+            for _, layer, domain, expert, value in (cell for cell in cells if cell[0] == trial):
+                assert value == counts[at, layer, domain, expert]
+            assert browser.find("#heat-step").text == str((50, 100, 150, 200)[at])
+    pick(browser, "#heat-layer", "1")
+    assert {
+        layer
+        for _, layer, *_ in browser.run(
+            "return [...document.querySelectorAll('#heat rect[data-value]')].map(n => [0, Number(n.dataset.layer)])"
+        )
+    } == {1}
+    assert int(browser.find("#heat-time").get_attribute("value")) == 3
+    browser.click("#heat-play")
+    assert browser.find("#heat-step").text == "50"
+
+
+def test_load_maps_are_side_by_side(browser: Browser, reports: dict[str, Path]) -> None:
+    browser.open(reports["quickstart"] / "report.html")
+    table = described(reports["quickstart"])
+    pick(browser, "#load-rows", "all")
+    panels = browser.run(
+        "return [...document.querySelectorAll('#load [data-load-setting]')].map(p => [Number(p.dataset.loadSetting), [...p.querySelectorAll('[data-load]')].map(n => Number(n.dataset.load))])"
+    )
+    assert {setting for setting, _ in panels} == set(table["setting"])
+    for _, loads in panels:
+        assert len(loads) == 2 * 32
+        for layer in (loads[:32], loads[32:]):
+            assert sum(layer) == pytest.approx(32)
+            assert layer == sorted(layer, reverse=True)
+    pick(browser, "#load-rows", "1")
+    assert browser.run("return document.querySelectorAll('#load [data-load]').length") == 9 * 4 * 32
+
+
+def test_series_end_where_the_arrays_end(browser: Browser, reports: dict[str, Path]) -> None:
+    table = described(reports["quickstart"])
+    browser.open(reports["quickstart"] / "report.html")
+    pick(browser, "#series-evaluation", "max_violation")
+    script = "return [...document.querySelectorAll(`#dynamics [data-series=${arguments[0]}] path[data-setting]`)].map(n => [Number(n.dataset.setting), Number(n.dataset.last)])"
+    shown = browser.run(script, "evaluation")
+    assert len(shown) == 6
+    for setting, value in shown:
+        assert value == pytest.approx(table[table["setting"] == setting]["max_violation"].mean(), rel=1e-3)
+    with open_sweep(reports["quickstart"] / "sweep.h5") as sweep:
+        drops = browser.run(script, "drops")
+        assert {setting for setting, _ in drops} < set(table[table["method"] == "aux_loss"]["setting"])
+        for setting, value in drops:
+            ends = [sweep.array(trial, "steps/drop_rate") for trial in table[table["setting"] == setting]["id"]]
+            assert value == pytest.approx(
+                np.mean([end[-2:].mean() for end in ends if end is not None]), rel=1e-2, abs=1e-5
+            )
+    ticks = browser.run(
+        "return [...document.querySelectorAll('#dynamics [data-series=drops] text')].map(n => n.textContent)"
+    )
+    assert {"0 %", "100 %"} <= set(ticks)
+
+
+def test_expert_losses_are_those_of_the_file(browser: Browser, reports: dict[str, Path]) -> None:
+    browser.open(reports["quickstart"] / "report.html")
+    pick(browser, "#expert-layer", "1")
+    row = int(browser.find("#expert-loss select[data-loss-slot='0']").get_attribute("value"))
+    shown = browser.run(
+        "return [...document.querySelector('#expert-loss .panel').querySelectorAll('path[data-expert]')].map(n => [Number(n.dataset.expert), Number(n.dataset.value)])"
+    )
+    with open_sweep(reports["quickstart"] / "sweep.h5") as sweep:
+        losses = sweep.array(sweep.ids[row], "evaluations/loss_by_expert")
+    assert losses is not None
+    assert dict(shown) == pytest.approx(
+        {e: losses[-1, 1, e] for e in range(32) if not math.isnan(losses[-1, 1, e])}, rel=1e-6
+    )
+
+
+def test_trials_that_see_the_future_are_marked(browser: Browser, reports: dict[str, Path]) -> None:
+    trials = frame(reports["quickstart"])
+    browser.open(reports["quickstart"] / "report.html")
+    marked = browser.run(
+        "return [...document.querySelectorAll('#trials .tag')].map(n => n.closest('tr').dataset.trial)"
+    )
+    assert set(marked) == set(trials.index[trials["causal"] == 0])
+
+
+def test_page_stays_small_however_large_the_arrays(tmp_path: Path) -> None:
+    """500 trials of 4 layers, 64 experts, 6 evaluations and 600 steps, every series recorded."""
+    base = study(seeds=1, layers=4, experts=64, steps=600, evaluations=6)
+    trials = [replace(base[i % 9], id=f"{i:016x}", axes=base[i % 9].axes | {"seed": str(i // 9)}) for i in range(500)]
+    write_sweep(tmp_path / "sweep.h5", trials)
+    with open_sweep(tmp_path / "sweep.h5") as sweep:
+        assert write_page(sweep, tmp_path / "report.html") < 5_000_000
 
 
 # The sentence ---------------------------------------------------------------------------------------------------------

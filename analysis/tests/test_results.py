@@ -141,7 +141,7 @@ def test_evaluations_frame_is_what_was_written(mixed: tuple[Path, list[Trial]]) 
             assert cell["layer"].isna().all()
         seen += 1
     done = sum(trial.state == "done" for trial in trials)
-    assert seen == done * 14
+    assert seen == done * 16
 
 
 def test_routing_frame_is_what_was_written(mixed: tuple[Path, list[Trial]]) -> None:

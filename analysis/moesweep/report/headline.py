@@ -10,12 +10,12 @@ How a range of purity over scopes is judged, against the spread over seeds (samp
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
-from moesweep.results.effects import axis_effects, bootstrap_mean, pooled_spread, spread
+from moesweep.results.effects import axis_effects, pooled_spread, spread
 from moesweep.results.settings import SEED, scope_rank
 
 PURITY = "purity_expert"
@@ -62,7 +62,6 @@ class ScopeEffect:
     range: float = math.nan
     spread: float = math.nan
     loss: float = math.nan
-    contrasts: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def lowest(self) -> ScopeCell:
@@ -113,23 +112,6 @@ def scope_effects(table: pd.DataFrame, metric: str = PURITY) -> list[ScopeEffect
         effect.spread = pooled_spread([c.values for c in cells])
         effect.verdict = judge(effect.range, effect.spread, _room(known, effect.parameters, metric))
         effect.loss = float(cell[GREEDY_LOSS].mean()) if GREEDY_LOSS in cell.columns else math.nan
-        base = by_scope[scopes[0]].groupby("seed")[metric].mean()
-        for scope in scopes[1:]:
-            difference = (by_scope[scope].groupby("seed")[metric].mean() - base).dropna().to_numpy()
-            if len(difference) == 0:
-                continue
-            low, high = bootstrap_mean(difference)
-            effect.contrasts.append(
-                {
-                    "scope": scope,
-                    "baseline": scopes[0],
-                    "mean": float(difference.mean()),
-                    "low": low,
-                    "high": high,
-                    "pairs": len(difference),
-                    "values": [float(v) for v in difference],
-                }
-            )
         effects.append(effect)
     return effects
 

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import base64
 import html
 import json
 import math
 import re
+from collections import Counter
 from datetime import datetime, timezone
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from moesweep.report.headline import headline, scope_effects
-from moesweep.results.file import AnyArray
+from moesweep.report.contrasts import contrasts, front
+from moesweep.report.headline import ScopeEffect, headline, scope_effects
+from moesweep.report.series import by_turns, curves, expert_losses, finite, heat
 from moesweep.results.settings import describe_trials, scope_rank, value_text
-from moesweep.results.sweep import READINGS, Sweep
+from moesweep.results.sweep import THROUGHPUT, Sweep
 
-#: Bytes that routing counts and curves may take in the page; what ranks lowest is left out, and the page says so.
-HEAT_BUDGET_BYTES = 2_400_000
-CURVE_BUDGET_NUMBERS = 60_000
+#: Parts of the script, in the order of the page; they share one scope.
+SCRIPTS = ("base", "overview", "ranking", "curves", "experts", "record")
 #: What a reader looks for first among the trials' provenance.
 PROVENANCE_FIRST = ["command_line", "version", "git", "host", "ranks", "start", "end", "data_digest"]
 
@@ -41,7 +40,9 @@ def build_page(sweep: Sweep) -> str:
         "headline": html.escape(first),
         "support": "".join(f"<p>{html.escape(sentence)}</p>" for sentence in rest),
         "style": (assets / "report.css").read_text(encoding="utf-8"),
-        "script": (assets / "report.js").read_text(encoding="utf-8"),
+        "script": '"use strict";\n(() => {\n'
+        + "".join((assets / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS)
+        + "})();",
         "data": block,
     }
     return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match.group(1)], text)
@@ -57,25 +58,23 @@ def write_page(sweep: Sweep, path: Path) -> int:
     return len(text)
 
 
-def finite(value: Any) -> float | None:
-    """A number for JSON; None for NaN and infinities."""
-    number = float(value)
-    return number if math.isfinite(number) else None
-
-
 def gather(sweep: Sweep) -> dict[str, Any]:
     """Everything the page shows, as plain JSON values."""
     trials = sweep.trials
     described = describe_trials(sweep)
-    metrics = trials[sweep.metrics] if sweep.metrics else pd.DataFrame(index=trials.index)
+    measured = [m for m in [*sweep.metrics, THROUGHPUT] if m in trials.columns]
+    metrics = trials[list(dict.fromkeys(measured))]
     axes = trials[[axis for axis in sweep.axes if axis != "seed"]]
     table = pd.concat([described, trials[["state"]], axes, metrics], axis=1)
     done = table[table["state"] == "done"]
     effects = scope_effects(done)
     ranking = _ranking(table)
     domain_sets, domain_of = _domains(sweep)
-    curves, bin_steps = _curves(sweep, ranking)
-    heat, left_out = _heat(sweep, ranking)
+    settings = [int(setting) for setting in described["setting"]]
+    start = _start(described, done)
+    order = _order(described, ranking, settings, start)
+    shown = curves(sweep, order)
+    maps, left_out = heat(sweep, ranking, order)
     methods = _ordered_methods(described)
     counts = trials["state"].value_counts()
     return {
@@ -95,19 +94,25 @@ def gather(sweep: Sweep) -> dict[str, Any]:
             "scale": [finite(s) for s in described["scale"]],
             "extra": list(described["extra"]),
             "label": list(described["label"]),
-            "setting": [int(s) for s in described["setting"]],
+            "setting": settings,
             "domains": domain_of,
             "command": [reproduce(trial, state) for trial, state in zip(sweep.ids, trials["state"], strict=True)],
         },
         "axes": {axis: [value_text(value) for value in trials[axis]] for axis in sweep.axes},
-        "metrics": {metric: [finite(value) for value in trials[metric]] for metric in sweep.metrics},
+        "metrics": {metric: [finite(value) for value in trials[metric]] for metric in metrics.columns},
         "ranking": ranking,
+        "start": start,
         "effects": [_effect(effect) for effect in effects],
         "domains": domain_sets,
-        "curves": curves,
-        "bin_steps": bin_steps,
-        "heat": heat,
+        "contrasts": contrasts(done),
+        "front": front(done),
+        "curves": shown.rows,
+        "grids": shown.grids,
+        "bin_steps": shown.widest_bin,
+        "series_left_out": shown.left_out,
+        "heat": maps,
         "heat_left_out": left_out,
+        "expert_loss": expert_losses(sweep, order),
         "failures": _failures(trials),
         "provenance": _provenance(sweep),
     }
@@ -152,6 +157,24 @@ def _ranking(table: pd.DataFrame) -> list[int]:
     return [int(row) for row in order.sort_values(["done", "loss", "id"], na_position="last").index]
 
 
+def _start(described: pd.DataFrame, done: pd.DataFrame) -> dict[str, str]:
+    """The value of each further axis that the page opens with: the one of most finished trials that have a scope."""
+    start: dict[str, str] = {}
+    for axis in described["extra"].iloc[0] if len(described) else []:
+        scoped = done[done["scope"].notna()] if done["scope"].notna().any() else done
+        values = [extra[axis] for extra in (scoped if len(scoped) else described)["extra"]]
+        start[axis] = Counter(values).most_common(1)[0][0]
+    return start
+
+
+def _order(described: pd.DataFrame, ranking: list[int], settings: list[int], start: dict[str, str]) -> list[int]:
+    """Whose arrays the page holds first: what it opens with, at the smallest size, one trial a setting; then by rank."""
+    smallest = described["scale"].isna() | (described["scale"] == described["scale"].min())
+    opens = [bool(small) and extra == start for small, extra in zip(smallest, described["extra"], strict=True)]
+    turns = by_turns(ranking, settings)
+    return sorted(turns, key=lambda row: not opens[row])
+
+
 def _ordered_methods(described: pd.DataFrame) -> list[str]:
     """Balancing methods first, then what has no scope; reference and random last."""
     scoped = set(described[described["scope"].notna()]["method"])
@@ -170,90 +193,8 @@ def _domains(sweep: Sweep) -> tuple[list[list[str]], list[int]]:
     return sets, of
 
 
-def _thin(count: int, most: int) -> list[int]:
-    """At most `most` indices of `count`, evenly spread, the last one always kept."""
-    if count <= most:
-        return list(range(count))
-    return sorted({round(i * (count - 1) / (most - 1)) for i in range(most)})
-
-
-def _curves(sweep: Sweep, ranking: list[int]) -> tuple[dict[str, Any], int]:
-    """Training loss in bins of equal width and validation loss, by row; and the widest bin in steps."""
-    with_loss = [row for row in ranking if sweep.array(sweep.ids[row], "steps/loss") is not None]
-    points = int(np.clip(CURVE_BUDGET_NUMBERS // max(1, len(with_loss)), 40, 160))
-    curves: dict[str, Any] = {}
-    widest = 1
-    for row in range(len(sweep)):
-        trial = sweep.ids[row]
-        curve: dict[str, Any] = {}
-        loss, clock = sweep.array(trial, "steps/loss"), sweep.array(trial, "steps/step")
-        if loss is not None and clock is not None and len(loss) == len(clock) and len(loss):
-            width = math.ceil(len(loss) / points)
-            widest = max(widest, width)
-            cuts = np.arange(0, len(loss), width)
-            sizes = np.diff(np.append(cuts, len(loss)))
-            means = np.add.reduceat(loss.astype(np.float64), cuts) / sizes
-            curve["step"] = [round(float(x), 1) for x in np.add.reduceat(clock.astype(np.float64), cuts) / sizes]
-            curve["loss"] = [None if not math.isfinite(y) else float(f"{y:.6g}") for y in means]
-        steps = sweep.array(trial, "evaluations/step")
-        if steps is not None and len(steps):
-            keep = _thin(len(steps), 24 if len(sweep) > 100 else 100)
-            curve["evaluation"] = [int(steps[i]) for i in keep]
-            for reading, path in (("training", "evaluations/loss"), ("greedy", "evaluations/greedy.loss")):
-                values = sweep.array(trial, path)
-                if values is not None and len(values) == len(steps):
-                    curve[reading] = [finite(values[i]) for i in keep]
-        if curve:
-            curves[str(row)] = curve
-    return curves, widest
-
-
-def _heat(sweep: Sweep, ranking: list[int]) -> tuple[dict[str, Any], int]:
-    """Last evaluation's counts of each trial, exact, as base64; best-ranked trials first until the budget is used up."""
-    heat: dict[str, Any] = {}
-    used = left_out = 0
-    for row in ranking:
-        trial = sweep.ids[row]
-        entry: dict[str, Any] = {}
-        size = 0
-        for reading in READINGS:
-            counts = sweep.counts(trial, reading)
-            if counts is None or counts.ndim != 4 or len(counts) == 0:
-                continue
-            last = counts[-1]
-            kind = "<u2" if last.size == 0 or int(last.max()) < 65536 else "<u4"
-            entry |= {"shape": [int(n) for n in last.shape]}
-            entry[reading] = {"bytes": 2 if kind == "<u2" else 4, "data": _packed(last, kind)}
-            size += len(entry[reading]["data"])
-        if not entry:
-            continue
-        if used + size > HEAT_BUDGET_BYTES:
-            left_out += 1
-            continue
-        used += size
-        heat[str(row)] = entry
-    return heat, left_out
-
-
-def _packed(counts: AnyArray, kind: str) -> str:
-    return base64.b64encode(np.ascontiguousarray(counts).astype(kind).tobytes()).decode("ascii")
-
-
-def _effect(effect: Any) -> dict[str, Any]:
-    return {
-        "method": effect.method,
-        "parameters": finite(effect.parameters),
-        "scale": finite(effect.scale),
-        "extra": effect.extra,
-        "verdict": effect.verdict,
-        "range": finite(effect.range),
-        "spread": finite(effect.spread),
-        "cells": [
-            {"scope": c.scope, "mean": finite(c.mean), "spread": finite(c.spread), "count": len(c.values)}
-            for c in effect.cells
-        ],
-        "contrasts": [c | {"low": finite(c["low"]), "high": finite(c["high"])} for c in effect.contrasts],
-    }
+def _effect(effect: ScopeEffect) -> dict[str, Any]:
+    return {"method": effect.method, "verdict": effect.verdict, "range": finite(effect.range)}
 
 
 def _failures(trials: pd.DataFrame) -> list[dict[str, Any]]:
