@@ -201,6 +201,56 @@ def test_any_metrics_and_reasons_survive(tmp_path: Path, metrics: list[dict[str,
                 assert value == trial.metrics[name] if name in trial.metrics else math.isnan(value)
 
 
+SHAPES = st.tuples(*[st.integers(0, 3)] * 4)
+
+
+@given(shapes=st.lists(st.one_of(st.none(), SHAPES), max_size=6), lazy=st.booleans())
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_arrays_of_any_shapes_side_by_side(
+    tmp_path: Path, shapes: list[tuple[int, int, int, int] | None], lazy: bool
+) -> None:
+    """Trials with any number of evaluations, layers, domains and experts, none included, whether arrays fit in memory or not."""
+    rng = np.random.default_rng(0)
+    trials = []
+    for number, shape in enumerate(shapes):
+        trial = Trial(f"{number:016x}", axes={"seed": str(number)}, config={"data": {"domains": ["a"]}})
+        if shape is not None:
+            evaluations, layers, _, _ = shape
+            trial.arrays = {
+                "evaluations/step": np.arange(evaluations) * 10,
+                "evaluations/counts": rng.integers(0, 99, shape),
+                "evaluations/nmi": rng.random((evaluations, layers)),
+                "steps/step": np.arange(evaluations) + 1,
+                "steps/drop_rate": rng.random((evaluations, layers)),
+            }
+        trials.append(trial)
+    path = tmp_path / "any.h5"
+    write_sweep(path, trials)
+    with pytest.MonkeyPatch.context() as patch, moesweep.open_sweep(path) as sweep:
+        if lazy:
+            patch.setattr("moesweep.results.file.LAZY_BYTES", 0)
+        whole = sweep.routing
+        pieces = [piece for piece in sweep.iter_routing(2) if len(piece)]
+        assert len(whole) == sum(len(piece) for piece in pieces)
+        for trial in trials:
+            counts = trial.arrays.get("evaluations/counts", np.zeros((0, 0, 0, 0), dtype=np.int64))
+            mine = whole[whole["id"] == trial.id]
+            assert np.array_equal(mine["count"], counts.reshape(-1))
+            if any(counts.shape):
+                back = sweep.counts(trial.id)
+                assert back is not None
+                assert np.array_equal(back, counts)
+            names = ["a", "domain 1", "domain 2"]
+            assert list(mine["domain"]) == [names[d] for d in np.indices(counts.shape)[2].reshape(-1)]
+            nmi = trial.arrays.get("evaluations/nmi", np.zeros((0, 0)))
+            frame = sweep.evaluations[sweep.evaluations["id"] == trial.id]
+            assert np.array_equal(frame["value"], nmi.reshape(-1))
+            assert list(frame["step"]) == list(np.repeat(np.arange(len(nmi)) * 10, nmi.shape[1]))
+            if nmi.size:
+                drops = sweep.steps[sweep.steps["id"] == trial.id]["drop_rate"]
+                assert np.allclose(drops, trial.arrays["steps/drop_rate"].mean(axis=1), rtol=1e-15)
+
+
 @given(
     st.lists(
         st.one_of(st.integers(-(10**6), 10**6), st.floats(allow_nan=False, allow_infinity=False)),

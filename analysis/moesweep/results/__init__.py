@@ -1,4 +1,7 @@
-"""Results of a sweep: sweep.h5 as pandas frames, and effects over seeds. The layout read here is in analysis/FORMAT.md."""
+"""Results of a sweep: sweep.h5 as pandas frames, and effects over seeds; figures are in `moesweep.results.plots`.
+
+The layout read here is in analysis/FORMAT.md.
+"""
 
 from moesweep.results.effects import (
     OBJECTIVES,

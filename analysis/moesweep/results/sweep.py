@@ -260,7 +260,7 @@ class Sweep:
         """One row a trial, evaluation, reading, metric and, where the metric has them, layer or domain.
 
         Columns `id`, `evaluation` (0, 1, ...), `step`, `reading` (training or greedy), `metric`, `layer` (<NA> when the
-        metric has no layers), `domain` (name, or missing) and `value`. Arrays by expert are left to `array` and `routing`.
+        metric has no layers), `domain` (name, or missing) and `value`. Arrays by expert: see `routing` and `by_expert`.
         """
         columns: dict[str, list[AnyArray]] = {
             name: [] for name in ("id", "evaluation", "step", "reading", "metric", "layer", "domain", "value")
@@ -326,6 +326,40 @@ class Sweep:
         """The frame `routing` in pieces of that many trials, so that no more than a piece is in memory. Gives at least one piece."""
         for first in range(0, max(1, len(self)), trials):
             yield self._routing_of(first, min(len(self), first + trials))
+
+    def by_expert(self, name: str = "loss_by_expert") -> pd.DataFrame:
+        """An evaluation array [evaluations, layers, experts] of every trial, tidy: `loss_by_expert`, `drop_rate_by_expert`.
+
+        Columns `id`, `evaluation`, `step`, `reading`, `layer`, `expert`, `value`; NaN where the expert had no tokens. No rows when
+        no trial recorded it.
+        """
+        parts: list[pd.DataFrame] = []
+        for reading in READINGS:
+            path = f"evaluations/{_prefix(reading)}{name}"
+            ragged = self._array(path)
+            if ragged is None:
+                continue
+            if ragged.shapes.shape[1] != 3:
+                raise self._file.corrupt(
+                    f"arrays/{path}", f"has {ragged.shapes.shape[1]} dimensions where 3 are expected"
+                )
+            for rows, values in ragged.alike():
+                trial, evaluation, layer, expert = (index.reshape(-1) for index in np.indices(values.shape))
+                part: dict[str, Any] = {
+                    "id": pd.Categorical.from_codes(rows[trial], categories=self.ids),
+                    "evaluation": evaluation,
+                    "step": self._steps_of(rows, values.shape[1], path)[trial, evaluation],
+                    "reading": pd.Categorical.from_codes(
+                        np.full(values.size, READINGS.index(reading)), categories=list(READINGS)
+                    ),
+                    "layer": layer,
+                    "expert": expert,
+                    "value": values.reshape(-1).astype(np.float64),
+                }
+                parts.append(pd.DataFrame(part))
+        if not parts:
+            return pd.DataFrame(columns=["id", "evaluation", "step", "reading", "layer", "expert", "value"])
+        return pd.concat(parts, ignore_index=True)
 
     def _routing_of(self, first: int, last: int) -> pd.DataFrame:
         parts: list[pd.DataFrame] = []
