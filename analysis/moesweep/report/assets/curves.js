@@ -35,14 +35,14 @@ function referenceAt(row, x) {
   return i < 0 || !c[state.reading] ? null : c[state.reading][i];
 }
 /** What sets a line apart from the others shown: method, scope, and the size and further axes only where they differ. */
-function lineName(s, shown) {
+function lineName(s, shown, most = 27) {
   const parts = [words(s.method === "none" ? "no balancing" : s.method)];
   if (s.scope) parts.push(words(s.scope));
   for (const axis of EXTRAS) if (unique(shown.map((o) => o.extra[axis])).length > 1) parts.push(s.extra[axis]);
   if (unique(shown.map((o) => o.scale)).length > 1 && known(s.scale)) parts.push(times(s.scale));
   let text = parts.join(" · ");
-  if (text.length > 27) text = text.replace("micro-batch", "micro").replace("global batch", "global");
-  return text.length > 27 ? text.slice(0, 26) + "…" : text;
+  if (text.length > most) text = text.replace("micro-batch", "micro").replace("global batch", "global").replace("sequence", most < 20 ? "seq." : "sequence");
+  return text.length > most ? text.slice(0, most - 1) + "…" : text;
 }
 function seriesPanel(parent, series, points, label, options) {
   const drawn = series.map((s) => ({ s, points: points(s) })).filter((d) => d.points.length);
@@ -54,7 +54,7 @@ function seriesPanel(parent, series, points, label, options) {
   low -= pad; high += pad;
   if (options.atZero && low > -pad * 1.01) low = 0;
   else if (options.atZero && low < high * .4) low = Math.min(0, low + pad);
-  const area = frame(parent, { height: options.height || 340, bottom: options.xName ? 48 : 34, left: high >= 10000 ? 62 : 46, y: [low, high], label, right: parent.clientWidth < 420 ? 128 : 200 });
+  const area = frame(parent, { height: options.height || 340, bottom: options.xName ? 48 : 34, left: high >= 10000 ? 62 : 46, y: [low, high], label, right: parent.clientWidth < 420 ? 136 : 200 });
   const x = (v) => area.left + (v - x0) / (x1 - x0 || 1) * (area.right - area.left);
   const clip = make(area.svg, "clipPath", { id: options.id });
   make(clip, "rect", { x: area.left, y: area.top - 6, width: area.right - area.left + 4, height: area.bottom - area.top + 8 });
@@ -72,7 +72,7 @@ function seriesPanel(parent, series, points, label, options) {
     make(inside, "path", { d, fill: "none", stroke: colour(s.method), "stroke-width": 2, "stroke-dasharray": dash(s) || null, "stroke-linejoin": "round", "data-setting": s.setting, "data-last": last[1] });
     if (options.dots) for (const q of p) make(inside, "circle", { cx: x(q[0]), cy: area.y(q[1]), r: 2.6, fill: colour(s.method) });
     make(inside, "path", { d, fill: "none", stroke: "transparent", "stroke-width": 12, "data-tip": `${s.label}\nat the end ${short(last[1], 4)}${last[4] > 1 ? ` (${short(last[2], 4)} to ${short(last[3], 4)} over ${last[4]} seeds)` : ""}` });
-    labels.push({ y: Math.max(area.top, Math.min(area.bottom, area.y(last[1]))), colour: colour(s.method), text: lineName(s, series) });
+    labels.push({ y: Math.max(area.top, Math.min(area.bottom, area.y(last[1]))), colour: colour(s.method), text: lineName(s, series, parent.clientWidth < 420 ? 17 : 27) });
   }
   endLabels(area, labels, area.right);
 }

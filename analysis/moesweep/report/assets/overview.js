@@ -141,11 +141,11 @@ function scopeMap(parent, id, p) {
   const all = lines.flatMap((l) => l.cells).filter(Boolean);
   if (!all.length) { make(parent, "p", { class: "empty" }, "Nothing recorded for this choice."); return; }
   const low = Math.min(...all.map((c) => c.mean)), high = Math.max(...all.map((c) => c.mean)), width = Math.max(260, parent.clientWidth), narrow = width < 400;
-  const left = Math.min(narrow ? 96 : 150, 22 + 7.2 * Math.max(...lines.map((l) => name(l.method).length))), wide = (width - left) / scopes.length, high_ = 38, top = 24, height = top + lines.length * high_ + 4;
+  const left = Math.min(narrow ? 104 : 150, 22 + 7.2 * Math.max(...lines.map((l) => name(l.method).length))), wide = (width - left) / scopes.length, high_ = 38, top = 24, height = top + lines.length * high_ + 4;
   const svg = make(parent, "svg", { viewBox: `0 0 ${width} ${height}`, height, role: "img", "aria-label": `${sayMetric(id)} by scope and method` });
   scopes.forEach((s, i) => make(svg, "text", { class: "head", x: left + (i + .5) * wide, y: 14, "text-anchor": "middle", style: narrow ? "font-size:11px" : null }, words(s)));
   lines.forEach(({ method, cells }, k) => {
-    const y = top + k * high_, text = name(method), room = Math.floor((left - 12) / 6.9);
+    const y = top + k * high_, text = narrow ? name(method).replace(" router", "") : name(method), room = Math.floor((left - 12) / 6.9);
     make(svg, "text", { x: left - 12, y: y + high_ / 2 + 3, "text-anchor": "end" }, text.length > room ? text.slice(0, room - 1) + "…" : text);
     cells.forEach((c, i) => {
       const x = left + i * wide, w = cells.length === 1 && !SCOPED.includes(method) ? wide * scopes.length : wide;
