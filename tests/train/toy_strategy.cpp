@@ -1,4 +1,6 @@
-// A selection and a balancing method from outside the library: everything that a strategy needs comes through this one header.
+// A selection and a balancing method from outside the library: of moesweep they need this one header.
+#include <ATen/ATen.h>
+
 #include "moesweep/routing/strategy.hpp"
 
 namespace {
