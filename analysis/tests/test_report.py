@@ -519,6 +519,11 @@ def test_series_end_where_the_arrays_end(browser: Browser, reports: dict[str, Pa
             assert value == pytest.approx(
                 np.mean([end[-2:].mean() for end in ends if end is not None]), rel=1e-2, abs=1e-5
             )
+    ends = browser.run(
+        "return [...document.querySelectorAll('#dynamics [data-series=drops] path[data-setting]')].map(n => Number(n.dataset.end))"
+    )
+    # The last point is the middle of a bin of two steps out of 200.
+    assert ends == [0.9975] * len(ends)
     ticks = browser.run(
         "return [...document.querySelectorAll('#dynamics [data-series=drops] text')].map(n => n.textContent)"
     )

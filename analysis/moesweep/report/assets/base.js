@@ -46,6 +46,7 @@ const recorded = () => Object.keys(METRICS).filter((id) => D.metrics[own(id)] &&
 const words = (s) => s === null || s === undefined ? "" : String(s).replaceAll("micro_batch", "micro-batch").replaceAll("_", " ");
 const label = (row) => words(T.method[row] === "none" ? T.label[row].replace(/^none/, "no balancing") : T.label[row]);
 const isDone = (row) => T.state[row] === "done";
+const stateClass = (s) => s === "done" ? "done" : ["pending", "running", "skipped"].includes(s) ? "wait" : "bad";
 
 const SCOPED = unique(rows.filter((r) => T.scope[r] !== null).map((r) => T.method[r]));
 const COLOURED = D.methods.filter((m) => !["none", "reference", "random"].includes(m));

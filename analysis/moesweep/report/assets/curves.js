@@ -69,7 +69,7 @@ function seriesPanel(parent, series, points, label, options) {
   }
   for (const { s, points: p } of drawn) {
     const d = "M" + p.map((q) => `${x(q[0])},${area.y(q[1])}`).join("L"), last = p[p.length - 1];
-    make(inside, "path", { d, fill: "none", stroke: colour(s.method), "stroke-width": 2, "stroke-dasharray": dash(s) || null, "stroke-linejoin": "round", "data-setting": s.setting, "data-last": last[1] });
+    make(inside, "path", { d, fill: "none", stroke: colour(s.method), "stroke-width": 2, "stroke-dasharray": dash(s) || null, "stroke-linejoin": "round", "data-setting": s.setting, "data-last": last[1], "data-end": last[0] });
     if (options.dots) for (const q of p) make(inside, "circle", { cx: x(q[0]), cy: area.y(q[1]), r: 2.6, fill: colour(s.method) });
     make(inside, "path", { d, fill: "none", stroke: "transparent", "stroke-width": 12, "data-tip": `${s.label}\nat the end ${short(last[1], 4)}${last[4] > 1 ? ` (${short(last[2], 4)} to ${short(last[3], 4)} over ${last[4]} seeds)` : ""}` });
     labels.push({ y: Math.max(area.top, Math.min(area.bottom, area.y(last[1]))), colour: colour(s.method), text: lineName(s, series, parent.clientWidth < 420 ? 17 : 27) });

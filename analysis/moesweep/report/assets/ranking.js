@@ -68,7 +68,7 @@ if (N) section("ranking", "Ranking", "Trials, ranked by greedy loss",
         for (const c of list) {
           const cell = make(line, "td", { class: c.number ? "number" : null });
           if (c.key === "label") { cell.className = "router"; cell.title = c.text(first); make(cell, "span", { class: "swatch", style: `color:${colour(T.method[first])}` }); cell.append(c.text(first)); if (metric("causal", first) === 0) make(cell, "span", { class: "tag", "data-tip": "In training a token's routing can depend on later tokens: its training reading sees the future." }, "not causal"); continue; }
-          if (c.key === "state") { make(cell, "span", { class: "state " + (isDone(first) ? "done" : "bad") }, c.text(first)); continue; }
+          if (c.key === "state") { make(cell, "span", { class: "state " + stateClass(T.state[first]) }, c.text(first)); continue; }
           if (c.key === "id") { make(cell, "code", {}, c.text(first).slice(0, 8)); continue; }
           if (!c.metric) { cell.textContent = c.text(first); continue; }
           const v = number(c, item), all = item.rows.map((r) => c.value(r)).filter(known);

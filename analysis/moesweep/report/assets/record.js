@@ -7,7 +7,7 @@ if (N) section("failures", "Failures", "Trials without a result", D.failures.len
   const tbody = make(table, "tbody");
   for (const f of D.failures) {
     const line = make(tbody, "tr", { "data-state": f.state, "data-count": f.rows.length });
-    make(make(line, "td"), "span", { class: "state bad" }, words(f.state));
+    make(make(line, "td"), "span", { class: "state " + stateClass(f.state) }, words(f.state));
     make(line, "td", { class: "number" }, f.rows.length);
     make(line, "td", { class: "wrap" }, f.reason || "–");
     const cell = make(line, "td", { class: "wrap" });
