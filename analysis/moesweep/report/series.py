@@ -17,9 +17,9 @@ from moesweep.results.sweep import READINGS, Sweep
 
 #: Numbers that the training loss curves of all trials may take, and bytes that each of the other parts may.
 CURVE_BUDGET_NUMBERS = 60_000
-SERIES_BUDGET_BYTES = 900_000
-HEAT_BUDGET_BYTES = 1_600_000
-TIME_BUDGET_BYTES = 700_000
+SERIES_BUDGET_BYTES = 700_000
+HEAT_BUDGET_BYTES = 1_500_000
+TIME_BUDGET_BYTES = 600_000
 EXPERT_LOSS_BUDGET_BYTES = 400_000
 MOST_TIMES = 10
 
