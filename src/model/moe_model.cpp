@@ -234,6 +234,11 @@ PassResult MoeModel::forward(const PassInput& pass, const PassDecisions* given, 
   at::Tensor x = parameters_["embedding"].index_select(0, pass.tokens);
   routing::Assignment assignment;  // the last decided one: layers that do not decide take it
   std::vector<routing::Assignment::Pooled> pooled;
+  const auto keep = [&](const at::Tensor& logits) {
+    if (mode == routing::Mode::train) return;
+    result.weights.push_back(assignment.weight);
+    result.router_logits.push_back(logits);
+  };
   for (std::int64_t layer = 0; layer < config_.layers; ++layer) {
     const Before before = before_experts(layer, x, pass.layout, mode);
     if (is_dense(layer)) {
@@ -243,6 +248,7 @@ PassResult MoeModel::forward(const PassInput& pass, const PassDecisions* given, 
     const auto index = static_cast<std::size_t>(moe_layer(layer));
     if (!decides(layer)) {
       result.decisions.push_back(replayed(result.decisions.front()));
+      keep(mode == routing::Mode::train ? at::Tensor() : result.router_logits.front());
       x = after_experts(layer, before, assignment, nullptr);
       continue;
     }
@@ -250,15 +256,19 @@ PassResult MoeModel::forward(const PassInput& pass, const PassDecisions* given, 
     else result.decisions.push_back(std::move(routers_[index].decide({&before.scores, 1}, mode)[0]));
     assignment = routers_[index].apply(before.scores, result.decisions.back(), mode);
     result.decisions.back().noise = at::Tensor();  // nobody draws for this pass again
+    keep(before.scores.logits);
     for (const auto& [name, loss] : assignment.losses) add_loss(result.losses, name, loss);
     pooled.insert(pooled.end(), assignment.pooled.begin(), assignment.pooled.end());
     x = after_experts(layer, before, assignment, mode == routing::Mode::train ? &result.losses : nullptr);
   }
   add_pooled(result.losses, pooled, x.scalar_type());
-  const at::Tensor& head = parameters_[config_.tied_embeddings ? "embedding" : "head"];
-  result.token_loss = head_loss(norm(x, "final_norm"), head, pass.targets, compute_);
+  const at::Tensor hidden = norm(x, "final_norm");
+  result.token_loss = head_loss(hidden, parameters_[head_name()], pass.targets, compute_);
+  if (mode != routing::Mode::train) result.hidden = hidden;
   return result;
 }
+
+at::Tensor MoeModel::head_logits(const at::Tensor& hidden) const { return product(hidden, parameters_[head_name()].t()); }
 
 void MoeModel::end_step() {
   for (auto& router : routers_) router.end_step();

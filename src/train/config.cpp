@@ -45,6 +45,14 @@ void EvaluationConfig::list(FieldList& fields) {
       .in_unit("steps")
       .execution();
   fields.add("tokens", tokens, "validation tokens, equal shares of each domain").at_least(1).at_most(1e12).in_unit("tokens");
+  fields
+      .add("trace_tokens", trace_tokens,
+           "the last evaluation writes the routing of so many first validation tokens, one by one, to trace.h5; 0 = none")
+      .at_least(0)
+      .at_most(1e9)
+      .in_unit("tokens")
+      .execution();
+  fields.add("trace_logits", trace_logits, "router logits of those tokens too").execution();
 }
 
 void ParallelConfig::list(FieldList& fields) {

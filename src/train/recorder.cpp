@@ -56,8 +56,14 @@ std::vector<store::Array> Recorder::arrays() const {
 
 void Recorder::restore(const store::TrialRecord& record, const std::vector<std::string>& groups) {
   for (Series& series : series_) {
-    const bool wanted = std::ranges::any_of(groups, [&](const std::string& group) { return series.path.starts_with(group); });
-    if (const auto* array = record.find(series.path); wanted && array != nullptr) series.values = store::as_doubles(*array);
+    const auto group = std::ranges::find_if(groups, [&](const std::string& each) { return series.path.starts_with(each); });
+    if (group == groups.end()) continue;
+    if (const auto* array = record.find(series.path)) {
+      series.values = store::as_doubles(*array);
+    } else if (const auto* steps = record.find(*group + "step")) {
+      const auto values = static_cast<std::size_t>(steps->elements() * product(series.row_shape));
+      series.values.assign(values, series.integers ? 0.0 : std::numeric_limits<double>::quiet_NaN());
+    }
   }
 }
 

@@ -23,7 +23,8 @@ class Recorder {
 
   /// All series as arrays [rows, row shape...], in order of declaration.
   std::vector<store::Array> arrays() const;
-  /// Takes up the rows of an earlier record (a checkpoint's) whose path begins with one of `groups`.
+  /// Takes up the rows of an earlier record (a checkpoint's) whose path begins with one of `groups`, `steps/` for one. A series that the record of
+  /// an earlier version lacks gets as many rows of NaN (0 for integers) as GROUP/step has, so that rows of a group stay together.
   void restore(const store::TrialRecord& record, const std::vector<std::string>& groups);
   /// The last value of a series, NaN when it has no row.
   double last(const std::string& path) const;

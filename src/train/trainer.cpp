@@ -171,6 +171,8 @@ void Trainer::declare_series() {
     recorder_.declare(prefix + "bits_per_byte_by_domain", {domains}, "bits per byte", "validation loss per byte of each domain" + which);
     recorder_.declare(prefix + "counts", {layers, domains, experts}, "slots", "kept (token, slot) pairs by MoE layer, domain and expert" + which,
                       false, true);
+    recorder_.declare(prefix + "loss_by_expert", {layers, experts}, "nats per token",
+                      "validation loss of the tokens of each expert, by gate weight; 0 where it had none" + which);
     recorder_.declare(prefix + "drop_rate", {layers}, "1", "share of (token, slot) pairs that capacity dropped" + which, true);
     if (any_layer(config_, [](const auto& layer) { return layer.has_capacity() || layer.evaluation.capacity_factor; })) {
       recorder_.declare(prefix + "counts_before_dropping", {layers, domains, experts}, "slots",
@@ -333,12 +335,13 @@ bool Trainer::evaluation_due() const {
   return scheduled && recorder_.last("evaluations/step") != static_cast<double>(step_);
 }
 
-bool Trainer::evaluate_reading(routing::Mode mode, Evaluation& result) {
+bool Trainer::evaluate_reading(routing::Mode mode, Evaluation& result, Trace* trace) {
   const at::NoGradGuard no_gradient;
   const std::int64_t layers = model_->moe_layers(), domains = source_.domains(), experts = model_->routed_experts();
   const std::int64_t all = source_.validation_sequences(config_.evaluation.tokens), batch = config_.train.batch_sequences;
-  const std::int64_t cells = layers * domains * experts;
-  at::Tensor sums = at::zeros({2 * domains + 2 * cells + 2}, at::kDouble);  // losses, tokens, kept pairs, pairs before dropping, prefix
+  const std::int64_t cells = layers * domains * experts, first_weight = 2 * domains + 2 * cells;
+  // Losses, tokens, kept pairs, pairs before dropping, losses by gate weight, gate weights, prefix.
+  at::Tensor sums = at::zeros({first_weight + 2 * layers * experts + 2}, at::kDouble);
   for (std::int64_t first = 0; first < all; first += batch) {
     const auto passes = passes_of(std::min(batch, all - first), kValidationStep,
                                   [&](std::int64_t begin, std::int64_t count) { return source_.validation(first + begin, count); });
@@ -363,7 +366,13 @@ bool Trainer::evaluate_reading(routing::Mode mode, Evaluation& result) {
         sums.narrow(0, first_cell + cells, domains * experts) +=
             routing::count_slots(slots, domain_of_token, domains, experts, at::Tensor()).view(-1);
         if (config_.routing.record && mode == routing::Mode::evaluate) recording_.add(layout, layer, slots);
+        at::Tensor weight = forward.weights[static_cast<std::size_t>(layer)].to(at::kDouble);
+        if (slots.dropped.defined()) weight = weight.masked_fill(slots.dropped, 0.0);
+        const at::Tensor loss = forward.token_loss.to(at::kDouble).index_select(0, slots.token);
+        sums.narrow(0, first_weight + layer * experts, experts).index_add_(0, slots.expert, weight * loss);
+        sums.narrow(0, first_weight + (layers + layer) * experts, experts).index_add_(0, slots.expert, weight);
       }
+      if (trace != nullptr) trace->add(passes[p], forward, *model_);
     }
     if (transport_->any(stop_ != nullptr && stop_->load(), "stop between evaluation batches")) return false;
   }
@@ -372,7 +381,9 @@ bool Trainer::evaluate_reading(routing::Mode mode, Evaluation& result) {
   result.loss_sum.assign(values, values + domains);
   result.tokens.assign(values + domains, values + 2 * domains);
   result.counts.assign(values + 2 * domains, values + 2 * domains + cells);
-  result.counts_before.assign(values + 2 * domains + cells, values + 2 * domains + 2 * cells);
+  result.counts_before.assign(values + 2 * domains + cells, values + first_weight);
+  result.weighted_loss.assign(values + first_weight, values + first_weight + layers * experts);
+  result.weight.assign(values + first_weight + layers * experts, values + first_weight + 2 * layers * experts);
   result.prefix_loss_sum = values[sums.numel() - 2];
   result.prefix_tokens = values[sums.numel() - 1];
   return true;
@@ -401,6 +412,10 @@ void Trainer::record_evaluation(const Evaluation& evaluation, const std::string&
   recorder_.append(prefix + "loss_by_domain", loss);
   recorder_.append(prefix + "bits_per_byte_by_domain", bits);
   recorder_.append(prefix + "counts", evaluation.counts);
+  std::vector<double> by_expert;
+  for (std::size_t i = 0; i < evaluation.weight.size(); ++i)
+    by_expert.push_back(evaluation.weight[i] > 0 ? evaluation.weighted_loss[i] / evaluation.weight[i] : 0.0);
+  recorder_.append(prefix + "loss_by_expert", by_expert);
   record_drops(evaluation, prefix);
   std::vector<diagnose::TestbedMetrics> metrics;
   for (std::int64_t layer = 0; layer < layers; ++layer) {
@@ -437,9 +452,16 @@ void Trainer::record_drops(const Evaluation& evaluation, const std::string& pref
 bool Trainer::evaluate() {
   Evaluation training, greedy;
   model_->begin_step(step_, /*training=*/false);
-  if (!evaluate_reading(routing::Mode::evaluate, training)) return false;
+  const bool traces = config_.evaluation.trace_tokens > 0 && step_ == steps_;
+  Trace trace(config_.evaluation.trace_tokens, config_.evaluation.trace_logits), greedy_trace = trace;
+  if (!evaluate_reading(routing::Mode::evaluate, training, traces ? &trace : nullptr)) return false;
   if (!model_->readings_differ()) greedy = training;
-  else if (!evaluate_reading(routing::Mode::greedy, greedy)) return false;
+  else if (!evaluate_reading(routing::Mode::greedy, greedy, traces ? &greedy_trace : nullptr)) return false;
+  if (traces) {
+    trace_ = trace.arrays(*transport_, "trace/");
+    if (model_->readings_differ())
+      for (auto& array : greedy_trace.arrays(*transport_, "trace/greedy.")) trace_.push_back(std::move(array));
+  }
   recorder_.append("evaluations/step", static_cast<double>(step_));
   record_evaluation(training, "evaluations/");
   record_evaluation(greedy, "evaluations/greedy.");

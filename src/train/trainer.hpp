@@ -15,6 +15,7 @@
 #include "moesweep/train/config.hpp"
 #include "moesweep/train/trial.hpp"
 #include "recorder.hpp"
+#include "trace.hpp"
 
 namespace moesweep::train {
 
@@ -33,6 +34,8 @@ struct Evaluation {
   std::vector<double> counts;                     ///< [MoE layers, domains, experts], kept (token, slot) pairs
   double prefix_loss_sum = 0, prefix_tokens = 0;  ///< of prefixes that decide for their sequences, where there are any
   std::vector<double> counts_before;              ///< the same with dropped ones
+  std::vector<double> weighted_loss;              ///< [MoE layers, experts], sum over kept slots of weight * loss of the token
+  std::vector<double> weight;                     ///< [MoE layers, experts], sum over kept slots of weight
 };
 
 class Trainer {
@@ -53,6 +56,8 @@ class Trainer {
   bool evaluate();
   bool evaluation_due() const;
   double last_validation_loss() const { return validation_loss_; }
+  /// Arrays of trace.h5 as the last evaluation left them; empty before it, or when no trace is asked for.
+  const std::vector<store::Array>& trace() const { return trace_; }
 
   void write_checkpoint(const std::filesystem::path& path);
   void read_checkpoint(const std::filesystem::path& path);
@@ -73,7 +78,7 @@ class Trainer {
   template <class Fetch>
   std::vector<model::PassInput> passes_of(std::int64_t sequences, std::int64_t step, Fetch&& fetch) const;
   /// False when a stop was asked for in its midst.
-  bool evaluate_reading(routing::Mode mode, Evaluation& result);
+  bool evaluate_reading(routing::Mode mode, Evaluation& result, Trace* trace);
   void record_evaluation(const Evaluation& evaluation, const std::string& prefix);
   void record_drops(const Evaluation& evaluation, const std::string& prefix);
 
@@ -90,6 +95,7 @@ class Trainer {
   std::int64_t step_ = 0, steps_ = 0;
   std::int64_t prefix_tokens_ = 0;  ///< of a sequence, that decide for the rest of it; 0 where none do
   double seconds_ = 0, validation_loss_ = 0;
+  std::vector<store::Array> trace_;
 };
 
 /// The sequences of a global batch that a rank takes: whole micro-batches, in order.

@@ -38,6 +38,14 @@ store::TrialRecord run_trial(const TrialConfig& config, const data::Source& sour
     if (trainer.evaluation_due()) {
       if (!trainer.evaluate()) return preempted();
       observer.on_evaluation(trainer.step(), trainer.last_validation_loss());
+      if (!trainer.trace().empty() && !options.folder.empty())
+        gang.agree(
+            [&] {
+              TrialConfig resolved = config;
+              if (gang.rank() == 0)
+                write_trace(options.folder / "trace.h5", id_of(config), canonical(fields_of(resolved).dump()), trainer.step(), trainer.trace());
+            },
+            "writing of the trace");
     }
     if (trainer.step() >= trainer.steps()) break;
     const StepResult result = trainer.train_step();

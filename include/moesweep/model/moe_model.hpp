@@ -38,6 +38,10 @@ struct PassResult {
   at::Tensor token_loss;                     ///< [T] nats, in the graph when training
   std::map<std::string, at::Tensor> losses;  ///< by name (`MoeModel::loss_names`), weighted, summed over layers, in the graph; training only
   PassDecisions decisions;
+  // Outside training, for those who record: per MoE layer the weights of the decision's slots [N] and the router's logits [T, E] (of the layer
+  // whose decision is taken), and what the output head is given, [T, d].
+  std::vector<at::Tensor> weights, router_logits;
+  at::Tensor hidden;
 };
 
 struct MoeModelOptions {
@@ -82,6 +86,9 @@ class MoeModel {
   /// One pass. With `given` its decisions are replayed, else they are made here, for this pass alone.
   PassResult forward(const PassInput& pass, const PassDecisions* given, routing::Mode mode);
 
+  /// Scores of the vocabulary from `PassResult::hidden`: [T, V].
+  at::Tensor head_logits(const at::Tensor& hidden) const;
+
   /// Collective. After each optimizer step.
   void end_step();
 
@@ -104,6 +111,7 @@ class MoeModel {
   void regularise(std::int64_t layer, const ExpertOutputs& outputs, const routing::Slots& slots, const routing::TokenLayout& layout,
                   Losses& losses) const;
   RouterWeights router_weights(std::int64_t moe_layer) const;
+  std::string head_name() const { return config_.tied_embeddings ? "embedding" : "head"; }
   bool is_dense(std::int64_t layer) const { return layer < config_.dense_layers; }
   /// The number of a MoE layer, from 0.
   std::int64_t moe_layer(std::int64_t layer) const { return layer - config_.dense_layers; }

@@ -40,6 +40,8 @@ struct TrainConfig {
 struct EvaluationConfig {
   std::int64_t every_steps = 50;
   std::int64_t tokens = 16384;
+  std::int64_t trace_tokens = 0;
+  bool trace_logits = false;
 
   void list(FieldList& fields);
 };
