@@ -22,7 +22,7 @@ namespace {
 /// The real thing: train's run_trial, with the process prepared before the first.
 launch::Runner trainer() {
   launch::Runner runner;
-  runner.libtorch_version = MOESWEEP_TORCH_VERSION;
+  runner.libraries = {{"hdf5", MOESWEEP_HDF5_VERSION}, {"libtorch", MOESWEEP_TORCH_VERSION}};
   runner.run_trial = [](const train::TrialConfig& config, const data::Source& source, const comm::Communicator& gang,
                         const train::RunOptions& options) {
     static std::once_flag prepared;
@@ -56,6 +56,7 @@ void add_run(CLI::App& app, Invocation& invocation) {
   struct Options {
     std::string sweep, router, out, shard = "0/1";
     std::vector<std::string> overrides;
+    double progress_seconds = launch::RunOptions().progress_seconds;
   };
   auto options = std::make_shared<Options>();
   CLI::App* sub = subcommand(app, "run",
@@ -67,6 +68,8 @@ void add_run(CLI::App& app, Invocation& invocation) {
   sub->add_option("--router", options->router, "a preset for all trials (`moesweep routers` lists them), before the overrides");
   sub->add_option("--out", options->out, "sweep folder (default: runs/NAME)");
   sub->add_option("--shard", options->shard, "i/n: first the i-th of n parts, i from 0; then what nobody has claimed");
+  sub->add_option("--progress-seconds", options->progress_seconds, "a running trial tells the journal its step, loss and tokens/s so often (30)")
+      ->check(CLI::Range(0.0, 1e9));
   sub->callback([options, &invocation] {
     const plan::Shard shard = plan::parse_shard(options->shard);
     invocation.exit_code = with_mpi([&](const comm::Communicator& world) {
@@ -81,6 +84,7 @@ void add_run(CLI::App& app, Invocation& invocation) {
           "reading of the sweep file");
       const launch::StopSignals signals;
       run.shard = shard;
+      run.progress_seconds = options->progress_seconds;
       run.layout_given = std::ranges::any_of(options->overrides, names_layout);
       run.command_line = invocation.command_line;
       run.stop = &signals.flag();

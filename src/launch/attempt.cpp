@@ -47,20 +47,26 @@ class TrialLog {
 
 class LeaderObserver final : public train::Observer {
  public:
-  LeaderObserver(TrialLog& log, const AttemptContext& context) : log_(log), context_(context) {}
+  LeaderObserver(TrialLog& log, const AttemptContext& context, std::int64_t step_tokens) : log_(log), context_(context), step_tokens_(step_tokens) {}
 
   /// True once the trial has come beyond reading its checkpoint.
   bool began() const { return began_; }
 
   void on_step(const train::StepReport& report) override {
+    if (last_step_ < 0) last_step_ = report.step - 1;
     began_ = true;
-    const bool due = seconds_since(last_) >= context_.options.progress_seconds;
+    const double passed = seconds_since(last_);
+    const bool due = passed >= context_.options.progress_seconds;
     const std::int64_t tenth = std::max<std::int64_t>(report.steps / 10, 1);
     if (due || report.step % tenth == 0)
       log_.line(fmt::format("step {}/{} loss {:.6g} {:.0f} tokens/s", report.step, report.steps, report.loss, report.tokens_per_second));
     if (!due) return;
     last_ = Clock::now();
-    if (context_.on_progress) context_.on_progress(report);
+    // What is told to those who wait includes evaluations and checkpoints since the last time.
+    train::StepReport told = report;
+    if (passed > 0) told.tokens_per_second = static_cast<double>((report.step - last_step_) * step_tokens_) / passed;
+    last_step_ = report.step;
+    if (context_.on_progress) context_.on_progress(told);
   }
   void on_evaluation(std::int64_t step, double loss) override {
     began_ = true;
@@ -71,6 +77,7 @@ class LeaderObserver final : public train::Observer {
  private:
   TrialLog& log_;
   const AttemptContext& context_;
+  std::int64_t step_tokens_, last_step_ = -1;
   Clock::time_point last_ = Clock::now();
   bool began_ = false;
 };
@@ -95,6 +102,17 @@ std::optional<Error> error_of_files(const std::exception& error) {
   return std::nullopt;
 }
 
+/// Removes what an earlier attempt was writing when it was killed. Only for who holds the trial's claim.
+void remove_half_written(const fs::path& folder) {
+  std::error_code ignored;
+  for (const auto& entry : fs::directory_iterator(folder, ignored)) {
+    const std::string name = entry.path().filename().string();
+    constexpr std::array kWritten{".checkpoint.h5.", ".trace.h5.", ".trial.h5.", ".config.yaml."};
+    if (name.ends_with(".tmp") && std::ranges::any_of(kWritten, [&](const char* beginning) { return name.starts_with(beginning); }))
+      fs::remove(entry.path(), ignored);
+  }
+}
+
 /// The first line of a message that may hold a stack trace.
 std::string first_line(const std::string& text) { return text.substr(0, text.find('\n')); }
 
@@ -105,16 +123,18 @@ Ending attempt_trial(const std::string& id, const train::TrialConfig& config, co
   const bool leader = gang.rank() == 0;
   const auto start = Clock::now();
   const std::string started = utc_now();
+  const Json hosts = machines_of(gang);
   std::optional<TrialLog> log;
   std::optional<LeaderObserver> observer;
   if (leader) {
     std::error_code failure;
     fs::create_directories(folder, failure);
     if (failure) throw Error(ErrorKind::io, fmt::format("cannot make the trial's folder: {}", failure.message()), folder.string());
+    remove_half_written(folder);
     publish_text(folder / "config.yaml", spec::trial_yaml(config));
     log.emplace(folder);
     log->line(fmt::format("trial {} on {} rank{} of {}", id, gang.size(), gang.size() == 1 ? "" : "s", host_name()));
-    observer.emplace(*log, context);
+    observer.emplace(*log, context, config.step_tokens());
   }
   comm::watchdog::set_timeout(config.comm.timeout_seconds);
 
@@ -179,10 +199,15 @@ Ending attempt_trial(const std::string& id, const train::TrialConfig& config, co
   if (!leader) return ending;
 
   if (ending.state == "done" || ending.state == "diverged") {
-    Json facts = provenance(context.options.command_line, gang.size(), context.runner.libtorch_version);
+    Json facts = provenance(context.options.command_line, gang.size(), context.runner.libraries);
+    facts.update(context.facts);
+    facts["hosts"] = hosts;
+    facts["threads"] = config.parallel.threads;
     facts["start"] = started;
     facts["end"] = utc_now();
     facts["seed"] = config.seed;
+    facts["seeds"] = {{"trial", config.seed}};
+    if (config.data.kind == data::DataKind::synthetic) facts["seeds"]["data"] = config.data.synthetic.seed;
     facts["data_digest"] = context.sources.of(config.data).digest();
     ending.record.id = id;
     ending.record.provenance = facts.dump(-1, ' ', false, Json::error_handler_t::replace);

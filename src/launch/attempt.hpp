@@ -35,6 +35,7 @@ struct AttemptContext {
   const RunOptions& options;
   Sources& sources;
   std::string data_digest;  ///< that the data must have; empty: any
+  Json facts;               ///< for the record's provenance: launch, attempt
   /// Called about every options.progress_seconds on the leader.
   std::function<void(const train::StepReport&)> on_progress;
   /// Called on a rank of a gang whose failure the others cannot know, before the world is ended.

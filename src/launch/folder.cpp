@@ -76,8 +76,11 @@ Json SweepPlan::json() const {
   std::vector<plan::TrialCost> costs;
   Json list = Json::array();
   for (const PlannedTrial& trial : trials) {
-    Json entry = {
-        {"id", trial.id}, {"data_digest", trial.data_digest}, {"config", difference_from_defaults(trial.config)}, {"cost", trial.cost.json()}};
+    Json entry = {{"id", trial.id},
+                  {"data_digest", trial.data_digest},
+                  {"config", difference_from_defaults(trial.config)},
+                  {"steps", trial.config.steps()},
+                  {"cost", trial.cost.json()}};
     if (trial.removed) entry["removed"] = true;
     if (!trial.earlier_layouts.empty()) entry["earlier_layouts"] = trial.earlier_layouts;
     list.push_back(std::move(entry));
@@ -88,11 +91,41 @@ Json SweepPlan::json() const {
           {"trials", std::move(list)}};
 }
 
-SweepPlan plan_of_json(const Json& json) {
+namespace {
+
+void require_plan(const Json& json) {
   if (json.at("format") != "moesweep-plan") throw Error(ErrorKind::corrupt, "this is no plan of moesweep");
   if (json.at("version").get<int>() > kPlanVersion)
     throw Error(ErrorKind::corrupt, fmt::format("the plan has version {}, this moesweep reads up to {}", json.at("version").get<int>(), kPlanVersion),
                 "", "use the newer moesweep that made it");
+}
+
+/// plan.json of a folder as `read` makes it from JSON.
+template <class Read>
+auto read_plan_file(const fs::path& sweep_folder, Read&& read) {
+  const fs::path file = sweep_folder / "plan.json";
+  if (!fs::exists(file))
+    throw Error(ErrorKind::io, "there is no plan.json: this is no sweep folder", sweep_folder.string(),
+                "give the folder that `moesweep run` made, for example runs/quickstart");
+  const std::string text = read_text(file);
+  try {
+    return read(Json::parse(text));
+  } catch (const Error& error) {
+    throw Error(error.kind(), error.message(), file.string(), error.hint());
+  } catch (const std::exception& error) {
+    throw Error(ErrorKind::corrupt, fmt::format("plan.json cannot be read: {}", error.what()), file.string(),
+                "remove plan.json and run the sweep again: finished trials are kept");
+  }
+}
+
+OutlinedTrial outline_of(const PlannedTrial& trial) {
+  return {trial.id, trial.config.steps(), trial.cost.training_tokens, trial.cost.seconds, trial.removed};
+}
+
+}  // namespace
+
+SweepPlan plan_of_json(const Json& json) {
+  require_plan(json);
   SweepPlan plan;
   plan.name = json.at("name");
   plan.resolved = json.at("resolved");
@@ -110,20 +143,26 @@ SweepPlan plan_of_json(const Json& json) {
   return plan;
 }
 
-SweepPlan read_plan(const fs::path& sweep_folder) {
-  const fs::path file = sweep_folder / "plan.json";
-  if (!fs::exists(file))
-    throw Error(ErrorKind::io, "there is no plan.json: this is no sweep folder", sweep_folder.string(),
-                "give the folder that `moesweep run` made, for example runs/quickstart");
-  const std::string text = read_text(file);
-  try {
-    return plan_of_json(Json::parse(text));
-  } catch (const Error& error) {
-    throw Error(error.kind(), error.message(), file.string(), error.hint());
-  } catch (const std::exception& error) {
-    throw Error(ErrorKind::corrupt, fmt::format("plan.json cannot be read: {}", error.what()), file.string(),
-                "remove plan.json and run the sweep again: finished trials are kept");
-  }
+SweepPlan read_plan(const fs::path& sweep_folder) { return read_plan_file(sweep_folder, plan_of_json); }
+
+PlanOutline outline_of(const SweepPlan& plan) {
+  PlanOutline outline{plan.name, {}};
+  for (const PlannedTrial& trial : plan.trials) outline.trials.push_back(outline_of(trial));
+  return outline;
+}
+
+PlanOutline read_outline(const fs::path& sweep_folder) {
+  return read_plan_file(sweep_folder, [](const Json& json) {
+    require_plan(json);
+    PlanOutline outline{json.at("name"), {}};
+    for (const Json& entry : json.at("trials")) {
+      // Plans of earlier versions name no steps.
+      if (!entry.contains("steps")) return outline_of(plan_of_json(json));
+      const Json& cost = entry.at("cost");
+      outline.trials.push_back({entry.at("id"), entry.at("steps"), cost.at("training_tokens"), cost.at("seconds"), entry.value("removed", false)});
+    }
+    return outline;
+  });
 }
 
 SweepPlan prepare_folder(const fs::path& sweep_folder, const spec::Sweep& sweep, const Json& provenance,

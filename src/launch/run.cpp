@@ -83,12 +83,15 @@ class Launch {
   /// Rank 0 makes the folder and reads the journal; every rank learns the launch's name, the data's digests, the states and the layouts.
   void prepare() {
     std::string told;
+    const Json hosts = machines_of(world_);
     world_.agree(
         [&] {
           if (world_.rank() != 0) return;
+          Json facts = provenance(options_.command_line, world_.size(), runner_.libraries);
+          facts["hosts"] = hosts;
+          facts["start"] = utc_now();
           const auto digest = [&](const data::DataConfig& config) { return sources_.of(config).digest(); };
-          const SweepPlan plan = prepare_folder(options_.folder, sweep_, provenance(options_.command_line, world_.size(), runner_.libtorch_version),
-                                                digest, options_.layout_given);
+          const SweepPlan plan = prepare_folder(options_.folder, sweep_, facts, digest, options_.layout_given);
           std::map<std::string, const PlannedTrial*> planned;
           for (const PlannedTrial& trial : plan.trials) planned[trial.id] = &trial;
           std::size_t kept = 0;
@@ -260,7 +263,7 @@ class Launch {
       } catch (const std::exception&) {
       }
     });
-    AttemptContext context{runner_, options_, sources_, digests_[index], nullptr, ended};
+    AttemptContext context{runner_, options_, sources_, digests_[index], {{"launch", launch_}, {"attempt", attempt}}, nullptr, ended};
     context.on_progress = [&](const train::StepReport& report) {
       Json fields = {{"step", report.step}, {"steps", report.steps}, {"tokens_per_second", report.tokens_per_second}};
       if (std::isfinite(report.loss)) fields["loss"] = report.loss;
@@ -356,7 +359,7 @@ store::TrialRecord run_single(const train::TrialConfig& config, const fs::path& 
                 fmt::format("give parallel.data={}, or start it on {} ranks", gang.size(), config.ranks()))
         .thrown_on_every_rank();
   Sources sources(runner);
-  AttemptContext context{runner, options, sources, "", nullptr, nullptr};
+  AttemptContext context{runner, options, sources, "", Json::object(), nullptr, nullptr};
   Ending ending = attempt_trial(train::id_of(config), config, folder, gang, context);
   ending.record.state = ending.state;
   ending.record.reason = ending.reason;

@@ -6,11 +6,91 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <unordered_map>
 
 #include "claim.hpp"
 #include "process.hpp"
 
 namespace moesweep::launch {
+
+namespace {
+
+constexpr std::array kHarmless{"done", "pending", "running", "preempted"};
+
+bool is_harmless(const std::string& state) { return std::ranges::find(kHarmless, state) != kHarmless.end(); }
+
+/// What the journal says of a trial's last attempt beside its status.
+struct LastAttempt {
+  std::int64_t attempt = 0, step = -1;
+  double tokens_per_second = 0.0;
+  const Json* owner = nullptr;  ///< of its `started`
+};
+
+std::unordered_map<std::string, LastAttempt> last_attempts(const store::Journal& journal) {
+  std::unordered_map<std::string, LastAttempt> last;
+  for (const Json& event : journal.events) {
+    const auto kind = event.find("event"), trial = event.find("trial"), number = event.find("attempt");
+    if (trial == event.end() || !trial->is_string() || number == event.end() || !number->is_number_integer()) continue;
+    if (*kind != "started" && *kind != "progress") continue;
+    LastAttempt& mine = last[trial->get_ref<const std::string&>()];
+    const auto attempt = number->get<std::int64_t>();
+    if (attempt < mine.attempt) continue;
+    if (attempt > mine.attempt) mine = {attempt, -1, 0.0, nullptr};
+    if (*kind == "started") {
+      if (const auto owner = event.find("owner"); owner != event.end() && owner->is_object()) mine.owner = &*owner;
+    } else if (const auto step = event.find("step"); step != event.end() && step->is_number_integer() && step->get<std::int64_t>() > mine.step) {
+      mine.step = step->get<std::int64_t>();
+      const auto speed = event.find("tokens_per_second");
+      if (speed != event.end() && speed->is_number()) mine.tokens_per_second = speed->get<double>();
+    }
+  }
+  return last;
+}
+
+/// Why a running attempt is known to be lost; empty when it is not.
+class Lives {
+ public:
+  std::string loss_of(const Owner& owner) {
+    if (owner.launch.empty()) return "its claim names no process";
+    const auto [known, is_new] = gone_.try_emplace(owner.launch + " " + owner.writer + " " + std::to_string(owner.process), false);
+    if (is_new) known->second = life_of(owner, me_) == Life::gone;
+    return known->second ? fmt::format("process {} on {} is gone", owner.process, owner.host) : "";
+  }
+
+ private:
+  Owner me_ = this_process("", "");
+  std::unordered_map<std::string, bool> gone_;  // many trials, few processes
+};
+
+/// How fast work goes, as seconds of the plan's estimate per second: of each running trial as it told, else as ended trials took.
+std::optional<double> seconds_left(const Standings& standings, const std::vector<const OutlinedTrial*>& planned) {
+  double left = 0, ended_plan = 0, ended_real = 0, told = 0;
+  std::int64_t silent = 0, running = 0;
+  for (std::size_t i = 0; i < planned.size(); ++i) {
+    const TrialStanding& trial = standings.trials[i];
+    const OutlinedTrial& plan = *planned[i];
+    const std::string& state = trial.status.state;
+    if (state == "done" && trial.status.seconds > 0) {
+      ended_plan += plan.seconds;
+      ended_real += trial.status.seconds;
+    }
+    if (is_final(state) || state == "skipped" || trial.removed) continue;
+    const double share = state == "running" && plan.steps > 0 ? static_cast<double>(trial.status.step) / static_cast<double>(plan.steps) : 0.0;
+    left += plan.seconds * (1.0 - std::clamp(share, 0.0, 1.0));
+    if (state != "running") continue;
+    ++running;
+    if (trial.tokens_per_second > 0 && plan.training_tokens > 0)
+      told += trial.tokens_per_second * plan.seconds / static_cast<double>(plan.training_tokens);
+    else ++silent;
+  }
+  if (running == 0) return std::nullopt;
+  const double usual = ended_real > 0 ? ended_plan / ended_real : running > silent ? told / static_cast<double>(running - silent) : 0.0;
+  const double speed = told + usual * static_cast<double>(silent);
+  if (speed <= 0) return std::nullopt;
+  return left / speed;
+}
+
+}  // namespace
 
 bool is_final(const std::string& state) {
   constexpr std::array kFinal{"done", "diverged", "failed", "out_of_memory", "timed_out"};
@@ -18,54 +98,91 @@ bool is_final(const std::string& state) {
 }
 
 bool any_failed(const std::map<std::string, std::int64_t>& counts) {
-  constexpr std::array kHarmless{"done", "pending", "running", "preempted"};
-  return std::ranges::any_of(counts,
-                             [&](const auto& entry) { return entry.second > 0 && std::ranges::find(kHarmless, entry.first) == kHarmless.end(); });
+  return std::ranges::any_of(counts, [&](const auto& entry) { return entry.second > 0 && !is_harmless(entry.first); });
 }
 
-Standings standings_of(const std::filesystem::path& sweep_folder, const SweepPlan& plan) {
+Standings standings_of(const std::filesystem::path& sweep_folder, const PlanOutline& plan) {
   Standings standings;
   standings.name = plan.name;
   const store::Journal journal = store::read_journal(sweep_folder);
   standings.problems = journal.problems;
   const auto states = store::fold(journal);
-  const Owner me = this_process("", "");
-  for (const PlannedTrial& planned : plan.trials) {
+  const auto last = last_attempts(journal);
+  Lives lives;
+  std::vector<const OutlinedTrial*> planned;
+  for (const OutlinedTrial& outlined : plan.trials) {
     TrialStanding trial;
-    trial.id = planned.id;
-    trial.steps = planned.config.steps();
+    trial.id = outlined.id;
+    trial.steps = outlined.steps;
     trial.status.loss = std::nan("");
-    if (const auto found = states.find(planned.id); found != states.end()) trial.status = found->second;
-    trial.removed = planned.removed;
+    if (const auto found = states.find(outlined.id); found != states.end()) trial.status = found->second;
+    trial.removed = outlined.removed;
     if (trial.removed && (trial.status.state == "pending" || trial.status.state == "skipped")) continue;
     if (trial.status.state == "running") {
-      const auto folder = trial_folder(sweep_folder, planned.id);
-      const auto owner = owner_of(folder, last_attempt(folder));
-      if (owner && (owner->launch.empty() || life_of(*owner, me) == Life::gone)) {
+      const auto known = last.find(trial.id);
+      std::optional<Owner> owner;
+      if (known != last.end() && known->second.owner != nullptr) {
+        owner = Owner::of_json(*known->second.owner);
+      } else {
+        const auto folder = trial_folder(sweep_folder, outlined.id);
+        owner = owner_of(folder, last_attempt(folder));
+      }
+      if (const std::string loss = owner ? lives.loss_of(*owner) : ""; !loss.empty()) {
         trial.status.state = "crashed";
-        trial.status.reason =
-            owner->launch.empty() ? "its claim names no process" : fmt::format("process {} on {} is gone", owner->process, owner->host);
+        trial.status.reason = loss;
+      } else if (known != last.end()) {
+        trial.tokens_per_second = known->second.tokens_per_second;
+        standings.tokens_per_second += trial.tokens_per_second;
       }
     }
     ++standings.counts[trial.status.state];
     standings.trials.push_back(std::move(trial));
+    planned.push_back(&outlined);
   }
+  standings.seconds_left = seconds_left(standings, planned);
   return standings;
 }
 
+Standings standings_of(const std::filesystem::path& sweep_folder, const SweepPlan& plan) { return standings_of(sweep_folder, outline_of(plan)); }
+
+std::vector<Failure> Standings::failures() const {
+  std::map<std::pair<std::string, std::string>, std::vector<std::string>> groups;
+  for (const TrialStanding& trial : trials)
+    if (!is_harmless(trial.status.state)) groups[{trial.status.state, trial.status.reason}].push_back(trial.id);
+  std::vector<Failure> failures;
+  for (auto& [key, ids] : groups) failures.push_back({key.first, key.second, std::move(ids)});
+  std::ranges::stable_sort(failures, std::greater<>(), [](const Failure& failure) { return failure.trials.size(); });
+  return failures;
+}
+
+bool Standings::all_ended() const {
+  return std::ranges::all_of(
+      trials, [](const TrialStanding& trial) { return trial.removed || is_final(trial.status.state) || trial.status.state == "skipped"; });
+}
+
 Json Standings::json() const {
-  Json states = Json::object(), list = Json::array();
+  Json states = Json::object(), list = Json::array(), failed = Json::array();
   for (const auto& [state, count] : counts) states[state] = count;
+  for (const Failure& failure : failures())
+    failed.push_back({{"state", failure.state}, {"reason", failure.reason}, {"count", failure.trials.size()}, {"trials", failure.trials}});
   for (const TrialStanding& trial : trials) {
     const auto& status = trial.status;
     Json entry = {
         {"id", trial.id},      {"state", status.state}, {"reason", status.reason}, {"attempts", status.attempts}, {"seconds", status.seconds},
         {"step", status.step}, {"steps", trial.steps},  {"loss", nullptr}};
     if (std::isfinite(status.loss)) entry["loss"] = status.loss;
+    if (status.state == "running") entry["tokens_per_second"] = trial.tokens_per_second > 0 ? Json(trial.tokens_per_second) : Json();
     if (trial.removed) entry["removed"] = true;
     list.push_back(std::move(entry));
   }
-  return {{"name", name}, {"states", std::move(states)}, {"trials", std::move(list)}, {"problems", problems}};
+  return {{"name", name},
+          {"states", std::move(states)},
+          {"all_ended", all_ended()},
+          {"tokens_per_second", tokens_per_second},
+          {"seconds_left", seconds_left ? Json(*seconds_left) : Json()},
+          {"failures", std::move(failed)},
+          {"trials", std::move(list)},
+          {"problems", problems}};
 }
 
 }  // namespace moesweep::launch

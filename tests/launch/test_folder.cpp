@@ -96,14 +96,14 @@ TEST(Provenance, HoldsWhatWasAllowedOnly) {
   ::setenv("MOESWEEP_DATA", "seen", 1);
   ::setenv("SLURM_JOB_ID", "17", 1);
   for (const char* secret : {"MY_SECRET_TOKEN", "SLURM_JWT", "MOESWEEP_TOKEN"}) ::setenv(secret, "hidden", 1);
-  const Json facts = provenance({"moesweep", "run"}, 3, "2.13.0");
+  const Json facts = provenance({"moesweep", "run"}, 3, {{"libtorch", "2.13.0"}});
   for (const char* name : {"MOESWEEP_DATA", "SLURM_JOB_ID", "MY_SECRET_TOKEN", "SLURM_JWT", "MOESWEEP_TOKEN"}) ::unsetenv(name);
   EXPECT_EQ(facts["environment"]["MOESWEEP_DATA"], "seen");
   EXPECT_EQ(facts["slurm"]["job"], "17");
   EXPECT_EQ(facts.dump().find("hidden"), std::string::npos);
   EXPECT_EQ(facts["ranks"], 3);
   EXPECT_EQ(facts["libtorch"], "2.13.0");
-  for (const char* key : {"version", "git", "mpi", "host", "cpu_model"}) EXPECT_FALSE(facts[key].get<std::string>().empty()) << key;
+  for (const char* key : {"version", "git", "compiler", "mpi", "host", "system", "cpu_model", "folder"}) EXPECT_FALSE(facts[key].get<std::string>().empty()) << key;
 }
 
 }  // namespace

@@ -50,6 +50,32 @@ TEST_F(Run, EveryTrialRunsOnceAndIsDone) {
   EXPECT_EQ(facts["data_digest"], "d1");
   EXPECT_EQ(facts["command_line"][1], "run");
   EXPECT_EQ(facts["ranks"], 1);
+  ASSERT_EQ(facts["hosts"].size(), 1U);
+  EXPECT_EQ(facts["hosts"][0]["host"], facts["host"]);
+  EXPECT_EQ(facts["hosts"][0]["ranks"], 1);
+  EXPECT_EQ(facts["attempt"], 1);
+  EXPECT_EQ(facts["seed"], 1);
+  EXPECT_EQ(facts["seeds"]["trial"], 1);
+  EXPECT_EQ(facts["seeds"]["data"], 0);
+  for (const char* key : {"launch", "start", "end", "git", "system", "folder"}) EXPECT_FALSE(facts[key].get<std::string>().empty()) << key;
+  const Json made_by = read_plan(folder).provenance;
+  EXPECT_EQ(made_by["hosts"][0]["ranks"], world.size());
+  EXPECT_FALSE(made_by["start"].get<std::string>().empty());
+  done_looking();
+}
+
+TEST_F(Run, HalfWrittenFilesOfAKilledAttemptGo) {
+  const auto sweep = sweep_of(1);
+  const fs::path trial = trial_folder(folder, sweep.trials[0].id);
+  if (world.rank() == 0) {
+    fs::create_directories(trial);
+    for (const char* name : {".checkpoint.h5.node.17.0.tmp", ".trial.h5.node.17.1.tmp", "mine.tmp"}) publish_text(trial / name, "half");
+  }
+  world.barrier("half-written files");
+  run(sweep, fake_runner(marks));
+  EXPECT_FALSE(fs::exists(trial / ".checkpoint.h5.node.17.0.tmp"));
+  EXPECT_FALSE(fs::exists(trial / ".trial.h5.node.17.1.tmp"));
+  EXPECT_TRUE(fs::exists(trial / "mine.tmp"));
   done_looking();
 }
 

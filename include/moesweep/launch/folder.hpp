@@ -40,6 +40,21 @@ SweepPlan plan_of_json(const Json& json);
 /// An `io` error with a hint when the folder holds no plan.json, `corrupt` when it cannot be read.
 SweepPlan read_plan(const std::filesystem::path& sweep_folder);
 
+/// What `status` needs of a plan, which is much less to read.
+struct OutlinedTrial {
+  std::string id;
+  std::int64_t steps = 0, training_tokens = 0;
+  double seconds = 0.0;  ///< as the plan estimates them
+  bool removed = false;
+};
+struct PlanOutline {
+  std::string name;
+  std::vector<OutlinedTrial> trials;
+};
+PlanOutline outline_of(const SweepPlan& plan);
+/// Errors as those of `read_plan`.
+PlanOutline read_outline(const std::filesystem::path& sweep_folder);
+
 /// Makes the folder's sweep.yaml and plan.json, or brings them up to date: new trials are added, missing ones are kept and marked. A trial
 /// that is there keeps its gang layout, `parallel.*`, unless that was given anew (`layout_given`); the old one is then recorded. A `data` error when
 /// a trial is there with another data digest. Called by one process at a time (a lock in the folder sees to it); nothing is written when nothing

@@ -24,7 +24,7 @@ struct Runner {
   std::function<std::unique_ptr<data::Source>(const data::DataConfig&)> open_data = data::open_source;
   std::function<store::TrialRecord(const train::TrialConfig&, const data::Source&, const comm::Communicator& gang, const train::RunOptions&)>
       run_trial;
-  std::string libtorch_version;
+  std::map<std::string, std::string> libraries;  ///< versions by name ("libtorch", "hdf5"), for the provenance of results
 };
 
 struct RunOptions {

@@ -3,6 +3,7 @@
 
 #include <filesystem>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -15,8 +16,15 @@ namespace moesweep::launch {
 struct TrialStanding {
   std::string id;
   store::TrialStatus status;
-  std::int64_t steps = 0;  ///< of the whole trial
-  bool removed = false;    ///< the sweep file no longer has it
+  std::int64_t steps = 0;          ///< of the whole trial
+  double tokens_per_second = 0.0;  ///< as its running attempt last told; 0: it has not yet
+  bool removed = false;            ///< the sweep file no longer has it
+};
+
+/// Trials that ended alike, otherwise than done.
+struct Failure {
+  std::string state, reason;
+  std::vector<std::string> trials;
 };
 
 struct Standings {
@@ -24,11 +32,20 @@ struct Standings {
   std::vector<TrialStanding> trials;           ///< in the plan's order
   std::map<std::string, std::int64_t> counts;  ///< by state
   std::vector<std::string> problems;           ///< of the journal
+  double tokens_per_second = 0.0;              ///< of the running trials that have told theirs
+  /// Of what is left, at the speed of now. Nothing when nothing is running, or nobody has told a speed yet.
+  std::optional<double> seconds_left;
 
+  /// What went wrong, the most frequent first. Trials that wait, run or were preempted have not ended.
+  std::vector<Failure> failures() const;
+  /// True when no trial waits, runs, or would run again.
+  bool all_ended() const;
   Json json() const;
 };
 
 /// As the journal tells it; a trial whose running attempt has lost its process is `crashed`. A removed trial that never started is left out.
+/// Reads plan and journal alone, whatever the number of trials.
+Standings standings_of(const std::filesystem::path& sweep_folder, const PlanOutline& plan);
 Standings standings_of(const std::filesystem::path& sweep_folder, const SweepPlan& plan);
 
 /// States of a trial that a plain run leaves alone.
