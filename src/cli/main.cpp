@@ -28,6 +28,7 @@ int main(int argc, char** argv) {
   cli::add_status(app, invocation);
   cli::add_aggregate(app, invocation);
   cli::add_results(app, invocation);
+  cli::add_diff(app, invocation);
   cli::add_verify(app, invocation);
   try {
     const auto known = app.get_subcommands(std::function<bool(CLI::App*)>());

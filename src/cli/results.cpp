@@ -1,52 +1,21 @@
-// What can be asked while a sweep runs and afterwards: status, results, verify.
+// What can be asked of results: results, diff, verify.
 #include <fmt/core.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <filesystem>
 #include <limits>
+#include <map>
 #include <memory>
 
 #include "cli.hpp"
-#include "moesweep/launch/status.hpp"
+#include "moesweep/core/text.hpp"
 #include "moesweep/store/aggregate.hpp"
+#include "moesweep/store/tensors.hpp"
 
 namespace moesweep::cli {
-
-void add_status(CLI::App& app, Invocation& invocation) {
-  struct Options {
-    std::string folder;
-    bool json = false;
-  };
-  auto options = std::make_shared<Options>();
-  CLI::App* sub = subcommand(app, "status", "Where the trials of a sweep folder stand, from its journal. Exit code 1 when some failed.",
-                             "moesweep status runs/quickstart");
-  sub->add_option("DIR", options->folder, "sweep folder")->required();
-  sub->add_flag("--json", options->json, "as JSON");
-  sub->callback([options, &invocation] {
-    const launch::Standings standings = launch::standings_of(options->folder, launch::read_plan(options->folder));
-    if (options->json) {
-      print(standings.json().dump(2) + "\n");
-    } else {
-      const auto removed = std::ranges::count(standings.trials, true, &launch::TrialStanding::removed);
-      std::string text = fmt::format("{}: {} trials{}\n", standings.name, standings.trials.size(),
-                                     removed > 0 ? fmt::format(", {} of them not in the sweep file any more", removed) : "");
-      for (const auto& [state, count] : standings.counts) text += fmt::format("  {:>6} {}\n", count, state);
-      for (const auto& trial : standings.trials) {
-        const auto& status = trial.status;
-        if (status.state == "running")
-          text += fmt::format("running  {}  step {}/{}{}\n", trial.id, status.step, trial.steps,
-                              std::isfinite(status.loss) ? fmt::format(", loss {:.4f}", status.loss) : "");
-        else if (status.state != "done" && status.state != "pending")
-          text += fmt::format("{}  {}  attempt {}: {}\n", status.state, trial.id, status.attempts, status.reason);
-      }
-      for (const std::string& problem : standings.problems) text += "journal: " + problem + "\n";
-      print(text);
-    }
-    invocation.exit_code = launch::any_failed(standings.counts) ? ExitCode::some_trials_failed : ExitCode::ok;
-  });
-}
 
 namespace {
 
@@ -71,8 +40,8 @@ bool less_is_better(const std::string& metric) {
     if (std::string_view(prefix) == "gap_to_reference.") return true;
     name = name.substr(std::string_view(prefix).size());
   }
-  return name.starts_with("loss") || name.starts_with("bits_per_byte") || name == "max_violation" || name == "dead_experts" ||
-         name.ends_with("seconds");
+  return name.starts_with("loss") || name.starts_with("bits_per_byte") || name == "max_violation" || name == "dead_experts" || name == "drop_rate" ||
+         name == "overflow_rate" || name.ends_with("seconds");
 }
 
 void show_results(const std::string& path, const std::string& top, bool json) {
@@ -153,6 +122,85 @@ void add_results(CLI::App& app, Invocation& invocation) {
   });
 }
 
+namespace {
+
+/// The one row whose id begins with `prefix`.
+const store::SweepRow& row_of(const store::SweepFile& file, const std::string& prefix, const std::string& path) {
+  std::vector<const store::SweepRow*> found;
+  for (const store::SweepRow& row : file.rows())
+    if (row.id.starts_with(prefix)) found.push_back(&row);
+  if (found.size() == 1) return *found.front();
+  if (found.empty())
+    throw Error(ErrorKind::usage, fmt::format("there is no trial '{}' in this sweep", prefix), path, "`moesweep results` lists them");
+  constexpr std::size_t kShown = 5;
+  std::string ids;
+  for (std::size_t i = 0; i < std::min(kShown, found.size()); ++i) ids += (i > 0 ? ", " : "") + found[i]->id;
+  throw Error(ErrorKind::usage,
+              fmt::format("'{}' is the beginning of {} trials: {}{}", prefix, found.size(), ids, found.size() > kShown ? ", ..." : ""), path,
+              "give more of the id");
+}
+
+/// The leaves of a config by dotted path; lists are leaves.
+void flatten(const Json& value, const std::string& path, std::map<std::string, Json>& leaves) {
+  if (!value.is_object()) {
+    leaves[path] = value;
+    return;
+  }
+  for (const auto& [key, inner] : value.items()) flatten(inner, path.empty() ? key : path + "." + key, leaves);
+}
+
+struct DiffOptions {
+  std::string file, first, second;
+  bool json = false;
+};
+
+void show_diff(const DiffOptions& options) {
+  const store::SweepFile file(options.file);
+  const store::SweepRow &one = row_of(file, options.first, options.file), &other = row_of(file, options.second, options.file);
+  std::map<std::string, std::array<Json, 2>> config;
+  std::map<std::string, std::array<double, 2>> metrics;
+  const std::array rows{&one, &other};
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    std::map<std::string, Json> leaves;
+    flatten(Json::parse(rows[i]->config, nullptr, false), "", leaves);
+    for (auto& [path, value] : leaves) config[path][i] = std::move(value);
+    for (const auto& [name, value] : rows[i]->metrics) metrics.try_emplace(name, std::array{std::nan(""), std::nan("")}).first->second[i] = value;
+  }
+  std::erase_if(config, [](const auto& entry) { return entry.second[0] == entry.second[1]; });
+  std::erase_if(metrics, [](const auto& entry) { return std::isnan(entry.second[0]) && std::isnan(entry.second[1]); });
+  if (options.json) {
+    Json json = {{"trials", Json::array()}, {"config", Json::object()}, {"metrics", Json::object()}};
+    for (const store::SweepRow* row : rows) json["trials"].push_back({{"id", row->id}, {"state", row->state}, {"reason", row->reason}});
+    const auto number = [](double value) { return std::isfinite(value) ? Json(value) : Json(); };
+    for (const auto& [path, values] : config) json["config"][path] = values;
+    for (const auto& [name, values] : metrics) json["metrics"][name] = {number(values[0]), number(values[1])};
+    print(json.dump(2) + "\n");
+    return;
+  }
+  std::vector<std::vector<std::string>> cells{{"", one.id, other.id, "second - first"}, {"state", one.state, other.state}};
+  for (const auto& [path, values] : config) cells.push_back({path, moesweep::text_of(values[0]), moesweep::text_of(values[1])});
+  if (config.empty()) cells.push_back({"(the configs are equal)"});
+  const auto number = [](double value) { return std::isnan(value) ? std::string() : fmt::format("{:.6g}", value); };
+  for (const auto& [name, values] : metrics) cells.push_back({name, number(values[0]), number(values[1]), number(values[1] - values[0])});
+  print(table(cells));
+}
+
+}  // namespace
+
+void add_diff(CLI::App& app, Invocation& invocation) {
+  auto options = std::make_shared<DiffOptions>();
+  CLI::App* sub = subcommand(app, "diff", "Two trials of a sweep side by side: the keys in which they differ, then their metrics.",
+                             "moesweep diff runs/quickstart/sweep.h5 3fa1 9c02");
+  sub->add_option("FILE", options->file, "sweep.h5 from `moesweep aggregate`")->required();
+  sub->add_option("ID", options->first, "a trial's id, or a beginning of it that no other has")->required();
+  sub->add_option("OTHER", options->second, "the same of the other trial")->required();
+  sub->add_flag("--json", options->json, "as JSON: each key and metric with its two values");
+  sub->callback([options, &invocation] {
+    show_diff(*options);
+    invocation.exit_code = ExitCode::ok;
+  });
+}
+
 void add_verify(CLI::App& app, Invocation& invocation) {
   auto file = std::make_shared<std::string>();
   CLI::App* sub = subcommand(app, "verify", "Read a trial.h5, checkpoint.h5 or sweep.h5 whole and check its digest and structure.",
@@ -160,6 +208,18 @@ void add_verify(CLI::App& app, Invocation& invocation) {
   sub->add_option("FILE", *file, "the file to check")->required();
   sub->callback([file, &invocation] {
     if (!std::filesystem::is_regular_file(*file)) throw Error(ErrorKind::io, "there is no such file", *file);
+    if (std::filesystem::path(*file).filename() == "trace.h5") {
+      // No digest of its own: every dataset is read against its checksums, and must be of the trace's tokens.
+      const auto arrays = store::read_tensors(*file);
+      const auto tokens = std::ranges::find(arrays, "trace/token", &store::Array::path);
+      const auto fits = [&](const store::Array& array) {
+        return !array.path.starts_with("trace/") || array.shape[array.shape.size() == 3 ? 1 : 0] == tokens->elements();
+      };
+      if (tokens == arrays.end() || !std::ranges::all_of(arrays, fits))
+        throw Error(ErrorKind::corrupt, "it is no trace, or its datasets do not fit together", *file, "run the trial again");
+      print(fmt::format("{}: sound, {} datasets, {} tokens\n", *file, arrays.size(), tokens->elements()));
+      return;
+    }
     const store::Verification verification = store::verify(*file);
     if (verification.problems.empty()) {
       print(fmt::format("{}: sound, {} datasets, {} rows, digest {}\n", *file, verification.datasets, verification.rows, verification.digest));

@@ -15,7 +15,7 @@ from processes import processes_of
 
 PROGRAM = os.environ["MOESWEEP_PROGRAM"]  # jobs/local.sh reads it too
 MPIRUN = ["mpirun", "--allow-run-as-root", "--oversubscribe", "--bind-to", "none", "-n"]
-SUBCOMMANDS = ["doctor", "schema", "routers", "plan", "run", "train", "status", "aggregate", "results", "verify", "route", "bench"]
+SUBCOMMANDS = ["doctor", "schema", "routers", "plan", "run", "train", "status", "aggregate", "results", "diff", "verify", "route", "bench"]
 
 
 class Case(unittest.TestCase):
@@ -137,6 +137,9 @@ class Errors(Case):
         (["aggregate", "."], 4, "there is no plan.json"),
         (["results", "nosuch.h5"], 4, "nosuch.h5"),
         (["verify", "nosuch.h5"], 4, "nosuch.h5"),
+        (["diff", "nosuch.h5", "a", "b"], 4, "nosuch.h5"),
+        (["diff", "nosuch.h5", "a"], 2, "OTHER is required"),
+        (["status", ".", "--watch"], 4, "there is no plan.json"),
     )
 
     def test_table(self):
@@ -218,6 +221,23 @@ class Running(Case):
         _, err = self.call("results", folder / "sweep.h5", "--top", "beauty", code=2)
         self.assertIn("known metrics: ", err)
 
+        # Two trials side by side, by a beginning of their ids.
+        one, other = rows[0], rows[1]
+        short = [next(row["id"][:n] for n in range(1, 17) if sum(r["id"].startswith(row["id"][:n]) for r in rows) == 1) for row in (one, other)]
+        diff = json.loads(self.call("diff", folder / "sweep.h5", *short, "--json")[0])
+        self.assertEqual([trial["id"] for trial in diff["trials"]], [one["id"], other["id"]])
+        self.assertEqual(diff["config"], {axis: [one["axes"][axis], other["axes"][axis]] for axis in one["axes"] if one["axes"][axis] != other["axes"][axis]})
+        for name in set(one["metrics"]) | set(other["metrics"]):
+            self.assertEqual(diff["metrics"][name], [one["metrics"].get(name), other["metrics"].get(name)])
+        text = self.call("diff", folder / "sweep.h5", *short)[0]
+        for word in [one["id"], other["id"], "purity_expert", *diff["config"]]:
+            self.assertIn(word, text)
+        self.assertIn("the configs are equal", self.call("diff", folder / "sweep.h5", one["id"], one["id"])[0])
+        _, err = self.call("diff", folder / "sweep.h5", "nosuch", one["id"], code=2)
+        self.assertIn("there is no trial 'nosuch'", err)
+        _, err = self.call("diff", folder / "sweep.h5", "", one["id"], code=2)
+        self.assertIn("is the beginning of 4 trials", err)
+
         # A trial's own config.yaml reproduces it, bit by bit on the same layout.
         trial = rows[1]["id"]
         again = json.loads(self.call("train", folder / "trials" / trial[:2] / trial / "config.yaml", "--out", "again")[0])
@@ -226,6 +246,51 @@ class Running(Case):
         self.assertEqual(again["metrics"]["loss"], rows[1]["metrics"]["loss"])
         _, err = self.call("train", folder / "trials" / trial[:2] / trial / "config.yaml", "--out", "again")
         self.assertIn("nothing to do", err)
+
+    def test_top_of_metrics_of_capacity(self):
+        self.call("run", "smoke", "train.steps=2", "routing.capacity.factor=[0.5,1.0]")
+        self.call("aggregate", "runs/smoke")
+        for metric, sign in [("drop_rate", 1), ("overflow_rate", 1), ("greedy.drop_rate", 1), ("causal", -1), ("utilisation", -1)]:
+            rows = json.loads(self.call("results", "runs/smoke/sweep.h5", "--top", metric)[0])
+            values = [sign * row["metrics"][metric] for row in rows if row["metrics"].get(metric) is not None]
+            self.assertEqual(values, sorted(values), metric)
+            self.assertGreater(len(values), 0)
+
+    def test_watch_shows_a_running_trial_until_all_have_ended(self):
+        command = [PROGRAM, "run", "smoke", "train.steps=150", "--progress-seconds", "0.05"]
+        launch = subprocess.Popen(command, cwd=self.folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.time() + 60
+        while time.time() < deadline and not (self.folder / "runs/smoke/plan.json").exists():
+            time.sleep(0.02)
+        out, _ = self.call("status", "runs/smoke", "--watch", "--json", "--interval", "0.05")
+        self.assertEqual(launch.wait(timeout=60), 0)
+        seen = [json.loads(line) for line in out.splitlines()]
+        self.assertEqual(seen[-1]["states"], {"done": 4})
+        self.assertTrue(seen[-1]["all_ended"])
+        self.assertEqual([status["all_ended"] for status in seen[:-1]], [False] * (len(seen) - 1))
+        running = [trial for status in seen for trial in status["trials"] if trial["state"] == "running" and trial["tokens_per_second"]]
+        self.assertTrue(running, "no running trial told its speed")
+        for trial in running:
+            self.assertGreater(trial["step"], 0)
+            self.assertLessEqual(trial["step"], trial["steps"])
+            self.assertGreater(trial["loss"], 0)
+        self.assertTrue([status for status in seen if status["seconds_left"] and status["tokens_per_second"] > 0])
+        self.assertIn("4 done", self.call("status", "runs/smoke", "--watch")[0])
+
+    def test_a_signal_ends_the_watch_with_the_code_of_now(self):
+        self.call("run", "smoke", "train.steps=2", "train.loss_limit=1e-6", code=1)
+        for file in (self.folder / "runs/smoke/journal").glob("*.jsonl"):
+            lines = file.read_text().splitlines(keepends=True)
+            file.write_text("".join(lines[:2]))  # one has diverged, the others wait
+        command = [PROGRAM, "status", "runs/smoke", "--watch", "--interval", "60"]
+        watch = subprocess.Popen(command, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+        text = ""
+        while "what went wrong" not in text:
+            text += watch.stdout.readline()
+        self.assertIn("3 pending", text)
+        watch.send_signal(signal.SIGTERM)
+        self.assertEqual(watch.wait(timeout=10), 1)
+        watch.stdout.close()
 
     def test_failed_trial_is_a_row(self):
         out, _ = self.call("run", "smoke", "train.loss_limit=1e-6", code=1)

@@ -1,0 +1,175 @@
+// `moesweep status`: where a sweep folder stands, once or again and again.
+#include <fmt/core.h>
+#include <poll.h>
+#include <sys/ioctl.h>
+#include <termios.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cmath>
+#include <filesystem>
+#include <limits>
+#include <memory>
+#include <optional>
+
+#include "cli.hpp"
+#include "moesweep/core/text.hpp"
+#include "moesweep/launch/run.hpp"
+#include "moesweep/launch/status.hpp"
+
+namespace moesweep::cli {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+struct StatusOptions {
+  std::string folder;
+  bool json = false, watch = false;
+  double interval_seconds = 2.0;
+};
+
+/// "3 failed  the gate fell off  (a1b2, c3d4, ...)"
+std::string line_of(const launch::Failure& failure) {
+  constexpr std::size_t kShown = 4;
+  std::string ids;
+  for (std::size_t i = 0; i < std::min(kShown, failure.trials.size()); ++i) ids += (i > 0 ? ", " : "") + failure.trials[i];
+  if (failure.trials.size() > kShown) ids += ", ...";
+  return fmt::format("  {:>6} {}: {} ({})\n", failure.trials.size(), failure.state, failure.reason, ids);
+}
+
+/// The standings for a person; at most `most_lines` lines, of which running trials are cut first.
+std::string text_of(const launch::Standings& standings, std::size_t most_lines) {
+  const auto removed = std::ranges::count(standings.trials, true, &launch::TrialStanding::removed);
+  std::string text = fmt::format("{}: {} trials{}\n", standings.name, standings.trials.size(),
+                                 removed > 0 ? fmt::format(", {} of them not in the sweep file any more", removed) : "");
+  for (const auto& [state, count] : standings.counts) text += fmt::format("  {:>6} {}\n", count, state);
+  if (standings.tokens_per_second > 0) text += fmt::format("{} tokens/s", count_in_words(standings.tokens_per_second));
+  if (standings.seconds_left)
+    text += fmt::format("{}about {} left", standings.tokens_per_second > 0 ? ", " : "", seconds_in_words(*standings.seconds_left));
+  if (standings.tokens_per_second > 0 || standings.seconds_left) text += "\n";
+
+  std::string after;
+  if (const auto failures = standings.failures(); !failures.empty()) {
+    constexpr std::size_t kMostFailures = 8;
+    after += "what went wrong:\n";
+    for (std::size_t i = 0; i < std::min(kMostFailures, failures.size()); ++i) after += line_of(failures[i]);
+    if (failures.size() > kMostFailures) after += fmt::format("  and {} further reasons: --json lists them\n", failures.size() - kMostFailures);
+  }
+  for (const std::string& problem : standings.problems) after += "journal: " + problem + "\n";
+
+  std::vector<const launch::TrialStanding*> running;
+  for (const auto& trial : standings.trials)
+    if (trial.status.state == "running") running.push_back(&trial);
+  if (running.empty()) return text + after;
+  const auto lines = static_cast<std::size_t>(std::ranges::count(text, '\n') + std::ranges::count(after, '\n'));
+  const std::size_t room = most_lines > lines + 3 ? most_lines - lines - 3 : 1;
+  std::vector<std::vector<std::string>> cells{{"running", "step", "of", "loss", "tokens/s"}};
+  for (std::size_t i = 0; i < std::min(room, running.size()); ++i) {
+    const auto& status = running[i]->status;
+    cells.push_back({running[i]->id, std::to_string(status.step), std::to_string(running[i]->steps),
+                     std::isfinite(status.loss) ? fmt::format("{:.4f}", status.loss) : "",
+                     running[i]->tokens_per_second > 0 ? count_in_words(running[i]->tokens_per_second) : ""});
+  }
+  text += table(cells);
+  if (running.size() > room) text += fmt::format("and {} more\n", running.size() - room);
+  return text + after;
+}
+
+ExitCode exit_code_of_standings(const launch::Standings& standings) {
+  return launch::any_failed(standings.counts) ? ExitCode::some_trials_failed : ExitCode::ok;
+}
+
+/// A terminal that gives keys one by one and does not show them, for the life of the object. Nothing where standard input is no terminal.
+class Keyboard {
+ public:
+  Keyboard() {
+    if (::isatty(STDIN_FILENO) == 0 || ::tcgetattr(STDIN_FILENO, &before_) != 0) return;
+    termios raw = before_;
+    raw.c_lflag &= ~static_cast<tcflag_t>(ICANON | ECHO);
+    is_terminal_ = ::tcsetattr(STDIN_FILENO, TCSANOW, &raw) == 0;
+  }
+  ~Keyboard() {
+    if (is_terminal_) ::tcsetattr(STDIN_FILENO, TCSANOW, &before_);
+  }
+  Keyboard(const Keyboard&) = delete;
+  Keyboard& operator=(const Keyboard&) = delete;
+
+  /// Waits so long; true when a key or `stop` ended it. `stop` is looked at every tenth of a second: a signal may come just before the wait.
+  bool wait(double seconds, const std::atomic<bool>& stop) const {
+    const auto end = Clock::now() + std::chrono::duration<double>(seconds);
+    while (!stop.load()) {
+      const auto left = std::chrono::ceil<std::chrono::milliseconds>(end - Clock::now()).count();
+      if (left <= 0) return false;
+      pollfd key{STDIN_FILENO, POLLIN, 0};
+      if (::poll(is_terminal_ ? &key : nullptr, is_terminal_ ? 1 : 0, static_cast<int>(std::min<std::int64_t>(left, 100))) > 0) return true;
+    }
+    return true;
+  }
+  bool is_terminal() const { return is_terminal_; }
+
+ private:
+  termios before_{};
+  bool is_terminal_ = false;
+};
+
+std::size_t lines_of_screen() {
+  winsize size{};
+  return ::ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_row > 4 ? size.ws_row - 2U : 40U;
+}
+
+/// Draws until every trial has ended, or a key or a signal ends it.
+ExitCode watch(const StatusOptions& options) {
+  const launch::StopSignals signals;
+  const Keyboard keyboard;
+  const bool screen = ::isatty(STDOUT_FILENO) != 0;
+  const std::filesystem::path file = std::filesystem::path(options.folder) / "plan.json";
+  launch::PlanOutline plan;
+  std::optional<std::filesystem::file_time_type> read_at;
+  for (;;) {
+    const auto start = Clock::now();
+    std::error_code gone;
+    if (const auto changed = std::filesystem::last_write_time(file, gone); !read_at || gone || changed != *read_at) {
+      plan = launch::read_outline(options.folder);
+      read_at = changed;
+    }
+    const launch::Standings standings = launch::standings_of(options.folder, plan);
+    const bool last = standings.all_ended();
+    if (options.json) {
+      print(standings.json().dump() + "\n");
+    } else {
+      std::string text = text_of(standings, screen ? lines_of_screen() : 40);
+      if (!last && keyboard.is_terminal()) text += "any key ends the watch\n";
+      print((screen ? "\033[H\033[2J" : "") + text + (screen ? "" : "\n"));
+    }
+    if (last) return exit_code_of_standings(standings);
+    // A large journal is read less often: watching costs at most a twentieth of a core.
+    const double reading = std::chrono::duration<double>(Clock::now() - start).count();
+    if (keyboard.wait(std::max(options.interval_seconds, 20 * reading), signals.flag())) return exit_code_of_standings(standings);
+  }
+}
+
+}  // namespace
+
+void add_status(CLI::App& app, Invocation& invocation) {
+  auto options = std::make_shared<StatusOptions>();
+  CLI::App* sub = subcommand(app, "status", "Where the trials of a sweep folder stand, from its journal. Exit code 1 when some failed.",
+                             "moesweep status runs/quickstart --watch");
+  sub->add_option("DIR", options->folder, "sweep folder")->required();
+  sub->add_flag("--watch", options->watch, "draw it again and again until all trials have ended, or a key or a signal ends it");
+  sub->add_option("--interval", options->interval_seconds, "seconds between two drawings (default: 2)")->check(CLI::Range(0.05, 86400.0));
+  sub->add_flag("--json", options->json, "as JSON; with --watch a line each time");
+  sub->callback([options, &invocation] {
+    if (options->watch) {
+      invocation.exit_code = watch(*options);
+      return;
+    }
+    const launch::Standings standings = launch::standings_of(options->folder, launch::read_outline(options->folder));
+    print(options->json ? standings.json().dump(2) + "\n" : text_of(standings, std::numeric_limits<std::size_t>::max()));
+    invocation.exit_code = exit_code_of_standings(standings);
+  });
+}
+
+}  // namespace moesweep::cli
