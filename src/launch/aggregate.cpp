@@ -6,9 +6,12 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
-#include <optional>
+#include <string_view>
+#include <utility>
 
 #include "moesweep/core/error.hpp"
+#include "moesweep/core/hash.hpp"
+#include "moesweep/core/log.hpp"
 #include "moesweep/core/text.hpp"
 #include "moesweep/core/version.hpp"
 #include "moesweep/diagnose/testbed.hpp"
@@ -42,37 +45,83 @@ std::string comparison_key(const train::TrialConfig& config) {
 
 namespace {
 
-/// What one process found out about the sweep; the same text on every rank after a broadcast.
-struct Survey {
-  SweepPlan plan;
-  std::vector<std::string> states, reasons;
-};
+constexpr std::string_view kRemoved = "not in the sweep file any more";
 
-Survey survey(const fs::path& sweep_folder) {
-  Survey result;
-  result.plan = read_plan(sweep_folder);
-  std::ranges::sort(result.plan.trials, {}, &PlannedTrial::id);
-  std::vector<PlannedTrial> all = std::move(result.plan.trials);
-  result.plan.trials.clear();
-  const Standings standings = standings_of(sweep_folder, SweepPlan{"", {}, {}, all});
-  auto standing = standings.trials.begin();  // both are in order of the ids; removed trials that never started have none
-  for (PlannedTrial& trial : all) {
-    if (standing == standings.trials.end() || standing->id != trial.id) continue;
-    result.plan.trials.push_back(std::move(trial));
-    result.states.push_back(standing->status.state);
-    result.reasons.push_back(standing->status.reason);
-    ++standing;
+/// What one process found out about the sweep; every rank gets it as text, and makes a trial's config of it only when that trial's turn comes.
+Json survey(const fs::path& sweep_folder) {
+  const SweepPlan plan = read_plan(sweep_folder);
+  std::map<std::string, std::size_t> places;
+  for (std::size_t i = 0; i < plan.trials.size(); ++i) places[plan.trials[i].id] = i;
+  const Standings standings = standings_of(sweep_folder, plan);  // removed trials that never started are left out
+  std::map<std::string, const TrialStanding*> by_id;
+  for (const TrialStanding& standing : standings.trials) by_id[standing.id] = &standing;
+  std::vector<spec::Trial> trials;
+  std::vector<plan::TrialCost> costs;
+  for (const auto& [id, standing] : by_id) {
+    trials.push_back({id, plan.trials[places.at(id)].config});
+    costs.push_back(plan.trials[places.at(id)].cost);
   }
-  return result;
+  const auto axes = spec::axes_of(trials);
+  Json list = Json::array();
+  for (std::size_t i = 0; i < trials.size(); ++i) {
+    const TrialStanding& standing = *by_id.at(trials[i].id);
+    Json texts = Json::object();
+    for (const auto& [path, value] : axes[i]) texts[path] = text_of(value);
+    const Json entry = {{"id", standing.id},
+                        {"config", difference_from_defaults(trials[i].config)},
+                        {"axes", std::move(texts)},
+                        {"removed", standing.removed},
+                        {"state", standing.status.state},
+                        {"reason", standing.status.reason}};
+    list.push_back(entry.dump(-1, ' ', false, Json::error_handler_t::replace));
+  }
+  return {{"name", plan.name},
+          {"resolved", plan.resolved},
+          {"provenance", plan.provenance},
+          {"parameter_ratio", plan::parameter_ratio(costs)},
+          {"trials", std::move(list)}};
 }
 
-/// What a trial's file adds to its row.
-Json facts_of(const fs::path& file) {
-  const store::TrialRecord record = store::read_trial(file);
-  Json metrics = Json::object();
-  for (const auto& [name, value] : metrics_of(record)) metrics[name] = std::isfinite(value) ? Json(value) : Json();
-  return {{"state", record.state}, {"reason", record.reason}, {"provenance", record.provenance}, {"metrics", std::move(metrics)}};
-}
+/// The metrics of reference trials, which other trials are held against, and of which trials they are wanted.
+class References {
+ public:
+  void note(std::size_t trial, const std::string& key, bool is_reference, const std::map<std::string, double>& metrics) {
+    keys_[trial] = key;
+    if (is_reference) mine_[key].emplace(trial, metrics);
+  }
+
+  /// Collective. Of several references of a key the first trial counts.
+  void share(const comm::Communicator& world) {
+    Json list = Json::array();
+    for (const auto& [key, trials] : mine_) {
+      Json metrics = Json::object();
+      for (const auto& [name, value] : trials.begin()->second) metrics[name] = std::isfinite(value) ? Json(value) : Json();
+      list.push_back({key, trials.begin()->first, std::move(metrics)});
+    }
+    for (const std::string& text : world.all_gather(list.dump(-1, ' ', false, Json::error_handler_t::replace), "reference trials"))
+      for (const Json& entry : Json::parse(text)) {
+        const auto trial = entry[1].get<std::size_t>();
+        auto [place, is_new] = first_.try_emplace(entry[0].get<std::string>());
+        if (!is_new && place->second.first < trial) continue;
+        place->second = {trial, {}};
+        for (const auto& [name, value] : entry[2].items()) place->second.second[name] = value.is_null() ? std::nan("") : value.get<double>();
+      }
+  }
+
+  /// The gaps of a trial, a negative zero made positive; empty when there is no reference.
+  std::map<std::string, double> gaps(std::size_t trial, const std::map<std::string, double>& metrics) const {
+    const auto reference = first_.find(keys_.at(trial));
+    if (reference == first_.end() || metrics.empty()) return {};
+    auto gaps = diagnose::gaps_to_reference(metrics, reference->second.second);
+    for (auto& [name, gap] : gaps) gap += 0.0;
+    return gaps;
+  }
+
+ private:
+  std::map<std::size_t, std::string> keys_;                                           ///< of the trials of this rank
+  std::map<std::string, std::map<std::size_t, std::map<std::string, double>>> mine_;  ///< by key, then trial
+  std::map<std::string, std::pair<std::size_t, std::map<std::string, double>>> first_;
+};
 
 }  // namespace
 
@@ -81,71 +130,70 @@ Aggregation aggregate(const comm::Communicator& world, const fs::path& sweep_fol
   std::string seen;
   world.agree(
       [&] {
-        if (world.rank() != 0) return;
-        const Survey mine = survey(sweep_folder);
-        seen = Json{{"plan", mine.plan.json()}, {"states", mine.states}, {"reasons", mine.reasons}}.dump();
+        if (world.rank() == 0) seen = survey(sweep_folder).dump();
       },
       "survey of the sweep folder");
-  const Json told = Json::parse(world.broadcast(seen, 0, "survey of the sweep folder"));
-  const SweepPlan plan = plan_of_json(told["plan"]);
-
-  // Ranks share the reading of trial files.
-  const auto ranks = static_cast<std::size_t>(world.size()), rank = static_cast<std::size_t>(world.rank());
-  Json mine = Json::object();
+  Json told = Json::parse(world.broadcast(std::exchange(seen, {}), 0, "survey of the sweep folder"));
+  std::vector<std::string> entries;
+  store::SweepSource source;
+  // Which trials left a file is seen by one rank too: a running sweep publishes more all the time.
+  for (auto& entry : told["trials"]) entries.push_back(entry.get<std::string>());
+  told.erase("trials");
+  std::string there;
   world.agree(
       [&] {
-        for (std::size_t i = rank; i < plan.trials.size(); i += ranks)
-          if (const fs::path path = trial_file(sweep_folder, plan.trials[i].id); fs::exists(path)) mine[plan.trials[i].id] = facts_of(path);
+        if (world.rank() != 0) return;
+        for (const auto& entry : entries) there += fs::exists(trial_file(sweep_folder, Json::parse(entry)["id"])) ? '1' : '0';
       },
-      "reading of trial files");
-  Json facts = Json::object();
-  for (const std::string& part : world.all_gather(mine.dump(-1, ' ', false, Json::error_handler_t::replace), "facts of trial files"))
-    facts.update(Json::parse(part));
+      "look for trial files");
+  there = world.broadcast(there, 0, "look for trial files");
+  for (std::size_t i = 0; i < entries.size(); ++i) {
+    const std::string id = Json::parse(entries[i])["id"];
+    source.trials.push_back({id, there[i] == '1' ? trial_file(sweep_folder, id) : fs::path()});
+  }
 
-  std::vector<spec::Trial> trials;
-  for (const PlannedTrial& trial : plan.trials) trials.push_back({trial.id, trial.config});
-  const auto axes = spec::axes_of(trials);
-  std::vector<store::SweepRow> rows;
-  std::map<std::string, std::size_t> references;  // by comparison key
-  std::vector<std::string> keys;
-  for (std::size_t i = 0; i < trials.size(); ++i) {
+  References references;
+  std::int64_t done = 0;
+  source.row = [&](std::size_t i, const store::TrialRecord* record) {
+    const Json entry = Json::parse(entries[i]);
+    train::TrialConfig config;
+    load(fields_of(config), entry["config"]);
     store::SweepRow row;
-    row.id = trials[i].id;
-    row.state = told["states"][i];
-    row.reason = told["reasons"][i];
-    for (const auto& [path, value] : axes[i]) row.axes[path] = text_of(value);
-    row.config = canonical(fields_of(trials[i].config).dump());
+    row.id = entry["id"];
+    row.state = entry["state"];
+    row.reason = entry["reason"];
+    for (const auto& [path, text] : entry["axes"].items()) row.axes[path] = text.get<std::string>();
+    row.config = canonical(fields_of(config).dump());
     row.provenance = "{}";
-    if (const auto found = facts.find(row.id); found != facts.end()) {
-      row.state = (*found)["state"];
-      row.reason = (*found)["reason"];
-      row.provenance = (*found)["provenance"];
-      row.trial_file = trial_file(sweep_folder, row.id);
-      for (const auto& [name, value] : (*found)["metrics"].items()) row.metrics[name] = value.is_null() ? std::nan("") : value.get<double>();
+    if (record != nullptr) {
+      row.state = record->state;
+      row.reason = record->reason;
+      // The note of an earlier aggregate is no part of the trial's own reason.
+      if (row.reason.starts_with(kRemoved)) row.reason.erase(0, std::min(row.reason.size(), kRemoved.size() + 2));
+      row.provenance = record->provenance;
+      row.metrics = metrics_of(*record);
+      for (auto& [name, value] : row.metrics)
+        if (!std::isfinite(value)) value = std::nan("");
     }
-    if (plan.trials[i].removed) row.reason = "not in the sweep file any more" + (row.reason.empty() ? "" : ": " + row.reason);
-    keys.push_back(comparison_key(trials[i].config));
-    if (trials[i].config.routing.select == "reference" && row.state == "done") references.emplace(keys.back(), i);
-    rows.push_back(std::move(row));
-  }
-  for (std::size_t i = 0; i < rows.size(); ++i) {
-    const auto reference = references.find(keys[i]);
-    if (reference == references.end() || rows[i].metrics.empty()) continue;
-    // Adding 0 makes a negative zero positive.
-    for (const auto& [name, gap] : diagnose::gaps_to_reference(rows[i].metrics, rows[reference->second].metrics)) rows[i].metrics[name] = gap + 0.0;
-  }
+    if (entry["removed"]) row.reason = std::string(kRemoved) + (row.reason.empty() ? "" : ": " + row.reason);
+    const bool ended_well = row.state == "done";
+    done += ended_well ? 1 : 0;
+    references.note(i, sha256_hex(comparison_key(config)), ended_well && config.routing.select == "reference", row.metrics);
+    return row;
+  };
+  source.meet = [&] { references.share(world); };
+  source.more_metrics = [&](std::size_t i, const std::map<std::string, double>& metrics) { return references.gaps(i, metrics); };
 
-  std::vector<plan::TrialCost> costs;
-  for (const PlannedTrial& trial : plan.trials) costs.push_back(trial.cost);
   const Json provenance = {{"made_by", {{"version", version()}, {"git", git_version()}}},
-                           {"sweep_folder_made_by", plan.provenance},
-                           {"parameter_ratio", plan::parameter_ratio(costs)}};
+                           {"sweep_folder_made_by", told["provenance"]},
+                           {"parameter_ratio", told["parameter_ratio"]}};
   const fs::path target = file.empty() ? sweep_folder / "sweep.h5" : file;
-  store::write_sweep(world, target, {plan.name, canonical(plan.resolved), canonical(provenance)}, rows);
-
-  Aggregation result{target, static_cast<std::int64_t>(rows.size()), 0};
-  for (const store::SweepRow& row : rows) result.done += row.state == "done" ? 1 : 0;
-  return result;
+  const store::SweepMaking making =
+      store::write_sweep(world, target, {told["name"], canonical(told["resolved"]), canonical(provenance)}, source, target);
+  if (world.rank() == 0 && !making.earlier_refused.empty())
+    log::warning(
+        fmt::format("{}: every trial file is read, since the earlier aggregate cannot be used: {}", target.string(), making.earlier_refused));
+  return {target, static_cast<std::int64_t>(entries.size()), world.sum(done, "trials that are done"), making.files_read, making.rows_kept};
 }
 
 }  // namespace moesweep::launch

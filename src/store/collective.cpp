@@ -18,8 +18,7 @@ CollectiveStatistics statistics;
 
 // Upper bounds of what a file needs beside its data: at its start and per step of reservation, per dataset, per chunk.
 constexpr std::int64_t kFileBytes = std::int64_t{64} << 10, kDatasetBytes = 8192, kChunkBytes = 256;
-constexpr std::size_t kGrowingChunkBytes = std::size_t{256} << 10;
-/// A growing dataset may start empty and become long: its chunks have at least so many rows, if the bytes above allow.
+/// A growing dataset may start empty and become long: its chunks have at least so many rows, if their bytes allow.
 constexpr std::int64_t kGrowingRows = 1024;
 
 /// Keeps the first failure of a row of collective calls, all of which must be made.
@@ -91,12 +90,12 @@ std::int64_t CollectiveFile::storage_bytes(const Dataset& dataset, std::int64_t 
   return chunks * (dataset.chunk * static_cast<std::int64_t>(dataset.description.row_bytes()) + kChunkBytes);
 }
 
-std::size_t CollectiveFile::add(const Description& description, bool growing, std::int64_t expected_rows) {
+std::size_t CollectiveFile::add(const Description& description, bool growing, std::int64_t expected_rows, std::size_t chunk_bytes) {
   Dataset dataset;
   dataset.description = description;
   dataset.growing = growing;
   const std::int64_t rows = growing ? std::max(expected_rows, kGrowingRows) : description.rows();
-  dataset.chunk = std::clamp<std::int64_t>(rows, 1, chunk_rows(description, growing ? kGrowingChunkBytes : kBlockBytes));
+  dataset.chunk = std::clamp<std::int64_t>(rows, 1, chunk_rows(description, growing ? chunk_bytes : kBlockBytes));
   h5::Creation creation;
   for (const auto dimension : description.shape) creation.shape.push_back(static_cast<hsize_t>(dimension));
   creation.chunk = creation.shape;
@@ -192,7 +191,6 @@ void CollectiveFile::write_due(const std::vector<Fragment>& mine, bool all) {
 
   // Rows that are due travel to the owners of their chunks; the others are kept.
   std::vector<std::vector<std::byte>> outgoing(static_cast<std::size_t>(communicator_.size()));
-  std::vector<std::vector<Dataset::Kept>> kept(datasets_.size());
   const auto send = [&](std::size_t d, std::int64_t first, std::int64_t rows, const std::byte* data) {
     const std::size_t row = datasets_[d].description.row_bytes();
     const std::int64_t due = std::clamp<std::int64_t>(limits[d] - first, 0, rows);
@@ -207,17 +205,18 @@ void CollectiveFile::write_due(const std::vector<Fragment>& mine, bool all) {
     }
     if (due < rows) {
       const auto* rest = data + static_cast<std::size_t>(due) * row;
-      kept[d].push_back({first + due, rows - due, {rest, rest + static_cast<std::size_t>(rows - due) * row}});
+      datasets_[d].kept.push_back({first + due, rows - due, {rest, rest + static_cast<std::size_t>(rows - due) * row}});
     }
   };
   communicator_.agree(
       [&] {
-        for (std::size_t d = 0; d < datasets_.size(); ++d)
-          for (const auto& part : datasets_[d].kept) send(d, part.first, part.rows, part.bytes.data());
+        for (std::size_t d = 0; d < datasets_.size(); ++d) {
+          if (limits[d] <= datasets_[d].written) continue;
+          for (const auto& part : std::exchange(datasets_[d].kept, {})) send(d, part.first, part.rows, part.bytes.data());
+        }
         for (const auto& part : mine) send(part.dataset, part.first, part.rows, part.data);
       },
       "packing of rows");
-  for (std::size_t d = 0; d < datasets_.size(); ++d) datasets_[d].kept = std::move(kept[d]);
   const auto received = exchange(outgoing);
   outgoing.clear();
 

@@ -27,6 +27,8 @@ struct CollectiveStatistics {
 };
 CollectiveStatistics collective_statistics();
 
+inline constexpr std::size_t kGrowingChunkBytes = std::size_t{256} << 10;
+
 /// Every member is collective and throws on every rank or on none; the destructor communicates nothing. After an error call `abandon`.
 class CollectiveFile {
  public:
@@ -35,8 +37,9 @@ class CollectiveFile {
   ~CollectiveFile();
   CollectiveFile(const CollectiveFile&) = delete;
 
-  /// Adds a dataset and gives its number. A growing one starts with no rows; `expected_rows` then sets the size of its chunks.
-  std::size_t add(const Description& description, bool growing = false, std::int64_t expected_rows = 0);
+  /// Adds a dataset and gives its number. A growing one starts with no rows; `expected_rows` then sets the size of its chunks, which hold about
+  /// `chunk_bytes` at most: a rank keeps less than one chunk of each.
+  std::size_t add(const Description& description, bool growing = false, std::int64_t expected_rows = 0, std::size_t chunk_bytes = kGrowingChunkBytes);
   /// By now the ranks have handed in, each row once, the rows [0, available[d]) of each dataset d. Whole chunks are written, the rest is kept.
   void write(const std::vector<Fragment>& mine, const std::vector<std::int64_t>& available);
   /// Writes what was kept, flushes and closes.

@@ -277,6 +277,10 @@ void read_rows(hid_t dataset, hid_t type, std::int64_t first, std::int64_t count
   checked(H5Dread(dataset, type, in_memory.get(), in_file.get(), H5P_DEFAULT, data), "H5Dread", path);
 }
 
+void read_all(hid_t dataset, hid_t type, void* data, const std::string& path) {
+  checked(H5Dread(dataset, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, data), "H5Dread", path);
+}
+
 void write_all(hid_t dataset, hid_t type, const void* data, const std::string& path) {
   checked(H5Dwrite(dataset, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, data), "H5Dwrite", path);
 }

@@ -93,6 +93,8 @@ Storage storage_of(hid_t dataset, const std::string& path);
 void extend(hid_t dataset, const Shape& shape, const std::string& path);
 /// Reads or writes rows [first, first + count) of the first dimension.
 void read_rows(hid_t dataset, hid_t type, std::int64_t first, std::int64_t count, void* data, const std::string& path);
+/// Reads or writes a whole dataset.
+void read_all(hid_t dataset, hid_t type, void* data, const std::string& path);
 void write_all(hid_t dataset, hid_t type, const void* data, const std::string& path);
 /// Collective; a rank with count 0 takes part. Gives true when the write really was collective on this rank.
 bool write_rows_collectively(hid_t dataset, hid_t type, std::int64_t first, std::int64_t count, const void* data, const std::string& path);

@@ -88,24 +88,25 @@ void write_text(hid_t file, const std::string& path, const std::string& text, co
   write_dataset(file, {path, {DType::u8, 0}, {static_cast<std::int64_t>(text.size())}, "byte", description, {}, {}}, text.data());
 }
 
-Description describe(hid_t file, const std::string& path) {
-  const auto dataset = h5::open_dataset(file, path);
+Description describe(hid_t file, const std::string& path) { return describe(h5::open_dataset(file, path).get(), path, kOpened); }
+
+Description describe(hid_t dataset, const std::string& path, Opened) {
   Description description;
   description.path = path;
-  description.type = element_type(h5::type_of(dataset.get(), path).get(), path);
-  for (const auto dimension : h5::shape_of(dataset.get(), path)) description.shape.push_back(static_cast<std::int64_t>(dimension));
+  description.type = element_type(h5::type_of(dataset, path).get(), path);
+  for (const auto dimension : h5::shape_of(dataset, path)) description.shape.push_back(static_cast<std::int64_t>(dimension));
   if (description.shape.empty()) throw Error(ErrorKind::corrupt, "dataset " + path + ": it has no dimension");
-  description.unit = h5::read_text_attribute(dataset.get(), "unit").value_or("");
-  description.description = h5::read_text_attribute(dataset.get(), "description").value_or("");
-  if (const auto metric = h5::read_integer_attribute(dataset.get(), "metric")) description.metric = *metric != 0;
-  description.logical = h5::read_integers_attribute(dataset.get(), "shape");
+  description.unit = h5::read_text_attribute(dataset, "unit").value_or("");
+  description.description = h5::read_text_attribute(dataset, "description").value_or("");
+  if (const auto metric = h5::read_integer_attribute(dataset, "metric")) description.metric = *metric != 0;
+  description.logical = h5::read_integers_attribute(dataset, "shape");
   return description;
 }
 
 std::vector<std::byte> read_dataset(hid_t file, const Description& description) {
   std::vector<std::byte> bytes(description.bytes());
   const auto dataset = h5::open_dataset(file, description.path);
-  if (!bytes.empty()) h5::read_rows(dataset.get(), hdf5_type(description.type).get(), 0, description.rows(), bytes.data(), description.path);
+  if (!bytes.empty()) h5::read_all(dataset.get(), hdf5_type(description.type).get(), bytes.data(), description.path);
   return bytes;
 }
 

@@ -68,6 +68,10 @@ void write_attributes(hid_t dataset, const Description& description);
 void write_dataset(hid_t file, const Description& description, const void* data);
 void write_text(hid_t file, const std::string& path, const std::string& text, const std::string& description);
 Description describe(hid_t file, const std::string& path);
+/// The same of an open dataset.
+struct Opened {};
+inline constexpr Opened kOpened{};
+Description describe(hid_t dataset, const std::string& path, Opened);
 std::vector<std::byte> read_dataset(hid_t file, const Description& description);
 /// A [bytes] u8 dataset as text.
 std::string read_text(hid_t file, const std::string& path);

@@ -127,6 +127,52 @@ TEST(Aggregate, RemovedTrialsSayItAndThoseThatNeverStartedAreLeftOut) {
   world.barrier("the test has looked");
 }
 
+TEST(Aggregate, ASecondOneReadsOnlyWhatIsNew) {
+  const auto world = comm::Communicator::world();
+  const SharedFolder shared(world);
+  const fs::path folder = shared.path() / "sweep", marks = shared.path() / "marks";
+  const auto same_as_scratch = [&](const std::string& name) {
+    const fs::path scratch = shared.path() / (name + ".h5");
+    aggregate(world, folder, scratch);
+    EXPECT_EQ(store::verify(folder / "sweep.h5").digest, store::verify(scratch).digest) << name;
+    world.barrier("compared");
+  };
+  // The gate of a trial with top_k 2 falls off: its file, if any, is one of a failed trial.
+  const auto fail = [](const auto& config, const auto&, const auto&, auto&) {
+    if (config.routing.top_k == 2) throw Error(ErrorKind::internal, "the gate fell off");
+  };
+  run_sweep(study(), options_for(folder), fake_runner(marks, fail), world);
+  world.barrier("run");
+  const Aggregation first = aggregate(world, folder), second = aggregate(world, folder);
+  EXPECT_GT(first.files_read, 0);
+  EXPECT_EQ(first.rows_kept, 0);
+  EXPECT_EQ(second.rows_kept + second.files_read, first.files_read);
+  EXPECT_GE(second.rows_kept, 4);
+  same_as_scratch("again");
+  // Trials come, others are no longer in the sweep file: their rows say so, also those that are taken from the earlier aggregate.
+  auto more = study();
+  more.trials.erase(more.trials.begin(), more.trials.begin() + 2);
+  spec::Trial added = more.trials.back();
+  added.config.seed = 7;
+  added.config.routing.top_k = 4;
+  added.id = train::id_of(added.config);
+  more.trials.push_back(added);
+  run_sweep(more, options_for(folder), fake_runner(marks, fail), world);
+  world.barrier("run");
+  const Aggregation third = aggregate(world, folder);
+  EXPECT_EQ(third.rows, 7);
+  EXPECT_EQ(third.files_read, second.files_read + 1);
+  same_as_scratch("changed");
+  // And back again.
+  run_sweep(study(), options_for(folder), fake_runner(marks, fail), world);
+  world.barrier("run");
+  aggregate(world, folder);
+  same_as_scratch("back");
+  for (const store::SweepRow& row : store::SweepFile(folder / "sweep.h5").rows())
+    EXPECT_EQ(row.reason.starts_with("not in the sweep file any more"), row.id == added.id) << row.reason;
+  world.barrier("the test has looked");
+}
+
 TEST(Aggregate, DamagedTrialFileIsNamedOnEveryRank) {
   const auto world = comm::Communicator::world();
   const SharedFolder shared(world);

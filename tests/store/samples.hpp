@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -35,6 +36,12 @@ class Folder {
  private:
   std::filesystem::path path_;
 };
+
+/// True in a full run of the tests: long proofs are then whole, else about a tenth of them.
+inline bool full() {
+  const char* value = std::getenv("MOESWEEP_FULL");
+  return value != nullptr && std::string(value) == "1";
+}
 
 inline std::vector<std::string> names_in(const std::filesystem::path& folder) {
   std::vector<std::string> names;

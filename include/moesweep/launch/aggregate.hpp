@@ -12,11 +12,13 @@ namespace moesweep::launch {
 struct Aggregation {
   std::filesystem::path file;
   std::int64_t rows = 0, done = 0;
+  std::int64_t files_read = 0;  ///< trial files read: new or changed since the earlier aggregate
+  std::int64_t rows_kept = 0;   ///< trials taken from the earlier aggregate
 };
 
 /// Collective over `world`: reads plan, journal and trial files of `sweep_folder` and writes `file` (empty: DIR/sweep.h5). Trials that the sweep
 /// file no longer has are rows that say so in their reason, or are left out when they never started. The file's content does not depend on the number
-/// of ranks. Errors are those of `store`, on every rank.
+/// of ranks. When `file` is there and sound, only trial files that are new or changed since are read. Errors are those of `store`, on every rank.
 Aggregation aggregate(const comm::Communicator& world, const std::filesystem::path& sweep_folder, const std::filesystem::path& file = {});
 
 /// The value of every metric array of a trial: the mean of its last row, by the name after the first '/'.

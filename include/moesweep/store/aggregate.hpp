@@ -2,7 +2,9 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -11,7 +13,7 @@
 
 namespace moesweep::store {
 
-/// One row of the aggregate. Small: what is large stays in the trial's file until it is copied.
+/// One row of the aggregate: all of a trial but its arrays.
 struct SweepRow {
   std::string id;
   std::string state, reason;                ///< at most 4,000 bytes are stored
@@ -28,11 +30,40 @@ struct SweepHeader {
   std::string provenance;  ///< of the aggregation's input, JSON: nothing in it may depend on the number of ranks
 };
 
-/// Collective over `communicator`; every rank passes the same header and rows, in the same order (by id). Copies each row's arrays
-/// from its trial file; ranks share the reading. Published by rename. A bad input names file and dataset; on any failure every rank throws.
-/// The published file's attribute `digest` is the same for any number of ranks. Rows that differ between ranks are an `internal` error.
-void write_sweep(const comm::Communicator& communicator, const std::filesystem::path& path, const SweepHeader& header,
-                 const std::vector<SweepRow>& rows);
+/// A trial of an aggregate and the trial.h5 that it left; an empty path when it left none.
+struct SweepTrial {
+  std::string id;
+  std::filesystem::path file;
+};
+
+/// Where an aggregate comes from. Each trial is read once, by one rank; no rank ever holds more than a part of the trials.
+struct SweepSource {
+  std::vector<SweepTrial> trials;  ///< in order of their ids, the same on every rank
+  /// The row of trials[i], made of the record that it left; null when it left none. Called once for each trial, on one rank. A record that comes from
+  /// an earlier aggregate has state, reason and provenance of its row there, no config, and no arrays that stay with the trial (`assignments/...`).
+  std::function<SweepRow(std::size_t i, const TrialRecord* record)> row;
+  std::function<void()> meet;  ///< collective, after the last row: ranks may tell each other what they saw; may be empty
+  /// Further metrics of trials[i], beside those of its row; on the rank that made the row, after `meet`; may be empty.
+  std::function<std::map<std::string, double>(std::size_t i, const std::map<std::string, double>& metrics)> more_metrics;
+};
+
+/// What making an aggregate took, over all ranks.
+struct SweepMaking {
+  std::int64_t files_read = 0;  ///< trial files read whole
+  std::int64_t rows_kept = 0;   ///< trials whose arrays came from the earlier aggregate
+  std::string earlier_refused;  ///< why the earlier aggregate gave nothing; empty when it gave, or there was none
+};
+
+/// Collective over `communicator`; every rank passes the same header and trials. Copies each trial's arrays from its file; ranks share the reading.
+/// Published by rename. A bad input names file and dataset; on any failure every rank throws. The published file's attribute `digest` is the same
+/// for any number of ranks. `earlier` may name an aggregate, `path` itself or another: when it is sound, trials whose files still have the digest
+/// that they had then are taken from it, and only the others' files are read; the result is the same.
+SweepMaking write_sweep(const comm::Communicator& communicator, const std::filesystem::path& path, const SweepHeader& header,
+                        const SweepSource& source, const std::filesystem::path& earlier = {});
+
+/// The same from rows that every rank has whole, in order of their ids. Rows that differ between ranks are an `internal` error.
+SweepMaking write_sweep(const comm::Communicator& communicator, const std::filesystem::path& path, const SweepHeader& header,
+                        const std::vector<SweepRow>& rows, const std::filesystem::path& earlier = {});
 
 /// The aggregate, opened for reading by one process. What is read is checked by HDF5's checksums; the digest is `verify`'s.
 class SweepFile {
