@@ -35,17 +35,18 @@ std::string in_words(const train::RoutingBench& bench, std::int64_t tokens) {
 
 void add_bench(CLI::App& app, Invocation& invocation) {
   struct Options {
-    std::string what;
     train::RoutingBenchOptions routing;
     std::vector<std::string> routers;
     bool json = false;
   };
   auto options = std::make_shared<Options>();
-  CLI::App* sub = subcommand(app, "bench",
+  CLI::App* group = subcommand(app, "bench", "What parts of the program cost on this machine.", "moesweep bench routing --help");
+  group->require_subcommand(1);
+  add_bench_store(*group, invocation);
+  CLI::App* sub = subcommand(*group, "routing",
                              "What routing costs on one core: the forward and backward time per token of each preset against plain top-k, and of\n"
                              "plain top-k, from logits to the permutation of slots, against the same in eager ATen operators.",
                              "moesweep bench routing --experts 8,64 --router top_k,sinkhorn --json");
-  sub->add_option("WHAT", options->what, "what to measure: routing")->required()->check(CLI::IsMember({"routing"}));
   sub->add_option("--tokens", options->routing.tokens, "tokens of a step")->check(CLI::Range(1, 16777216))->capture_default_str();
   sub->add_option("--experts", options->routing.experts, "numbers of experts")->delimiter(',')->check(CLI::Range(1, 65536))->capture_default_str();
   sub->add_option("--router", options->routers, "presets (default: all that logits suffice for)")->delimiter(',');

@@ -26,6 +26,7 @@ void add_run(CLI::App& app, Invocation& invocation);
 void add_train(CLI::App& app, Invocation& invocation);
 void add_route(CLI::App& app, Invocation& invocation);
 void add_bench(CLI::App& app, Invocation& invocation);
+void add_bench_store(CLI::App& group, Invocation& invocation);
 void add_status(CLI::App& app, Invocation& invocation);
 void add_aggregate(CLI::App& app, Invocation& invocation);
 void add_diff(CLI::App& app, Invocation& invocation);

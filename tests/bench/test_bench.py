@@ -2,6 +2,7 @@
 import json
 import os
 import subprocess
+import tempfile
 import unittest
 
 PROGRAM = os.environ["MOESWEEP_PROGRAM"]
@@ -50,9 +51,43 @@ class Bench(unittest.TestCase):
 
     def test_errors(self):
         self.assertIn("there is no router preset 'nosuch'", self.call(*TINY, "--router", "nosuch", code=2))
-        self.assertIn("WHAT", self.call("bench", "training", code=2))
+        self.assertIn("subcommand", self.call("bench", "training", code=2))
+        self.assertIn("subcommand", self.call("bench", code=2))
         self.assertIn("--experts", self.call(*TINY, "--experts", "0", code=2))
         self.assertIn("Example:", self.call("bench", "--help"))
+
+    def test_store(self):
+        """Fields only: times on a busy machine say nothing."""
+        numbers = {"seconds", "trials_per_second", "megabytes_per_second"}
+        for ranks in (1, 2):
+            with tempfile.TemporaryDirectory() as name:
+                folder = os.path.join(name, "bench")
+                command = [PROGRAM, "bench", "store", "--trials", "20", "--folder", folder, "--json"]
+                if ranks > 1:
+                    command = [os.environ["MOESWEEP_MPIRUN"], "--allow-run-as-root", "--oversubscribe", "--bind-to", "none", "-n", str(ranks), *command]
+                done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=100)
+                self.assertEqual(done.returncode, 0, done.stderr)
+                bench = json.loads(done.stdout)
+                self.assertEqual((bench["ranks"], bench["trials"], bench["repeats"]), (ranks, 20, 1))
+                self.assertEqual(bench["trial_file"]["datasets"], 45)
+                for key in ("write", "plain_reader", "aggregate", "aggregate_again"):
+                    self.assertEqual(set(bench[key]), numbers, key)
+                    self.assertTrue(all(value > 0 for value in bench[key].values()), bench[key])
+                self.assertAlmostEqual(bench["ratio"], bench["plain_reader"]["seconds"] / bench["aggregate"]["seconds"])
+                self.assertEqual(bench["again"], {"files_read": 0, "rows_kept": 20})
+                self.assertEqual(bench["memory"]["few_trials"], 2)
+                for key in ("few_peak_bytes", "peak_bytes"):
+                    self.assertEqual(len(bench["memory"][key]), ranks)
+                    self.assertTrue(all(value > 0 for value in bench["memory"][key]))
+                self.assertGreater(bench["status"]["seconds"], 0)
+                self.assertGreater(bench["status"]["journal_bytes"], 0)
+                sweep = os.path.join(folder, "all", "sweep.h5")  # the folder is kept, as it was asked for
+                self.assertIn("20 rows", self.call("verify", sweep))
+                self.assertIn("not empty", self.call("bench", "store", "--trials", "20", "--folder", folder, code=2))
+        text = self.call("bench", "store", "--trials", "4")
+        self.assertIn("aggregate against the plain reader: ", text)
+        self.assertIn("Example:", self.call("bench", "store", "--help"))
+        self.assertIn("--trials", self.call("bench", "store", "--trials", "0", code=2))
 
 
 if __name__ == "__main__":

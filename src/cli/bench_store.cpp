@@ -1,0 +1,343 @@
+// What files cost on this machine: bench store.
+#include <fmt/core.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <fstream>
+#include <limits>
+#include <memory>
+#include <thread>
+
+#include "cli.hpp"
+#include "moesweep/core/log.hpp"
+#include "moesweep/core/publish.hpp"
+#include "moesweep/core/version.hpp"
+#include "moesweep/launch/aggregate.hpp"
+#include "moesweep/launch/provenance.hpp"
+#include "moesweep/launch/status.hpp"
+#include "moesweep/store/plain_reader.hpp"
+
+namespace moesweep::cli {
+
+namespace {
+
+namespace fs = std::filesystem;
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+/// Four trials a seed: the reference router and three numbers of experts a token.
+spec::Sweep synthetic_sweep(std::int64_t trials) {
+  spec::Sweep sweep;
+  sweep.name = "bench-store";
+  sweep.resolved = {{"sweep", "bench-store"}, {"trials", trials}};
+  for (std::int64_t i = 0; i < trials; ++i) {
+    spec::Trial trial;
+    trial.config.data.domains = {"a", "b", "c", "d", "e", "f", "g", "h"};
+    trial.config.seed = i / 4 + 1;
+    if (i % 4 == 0) trial.config.routing.select = "reference";
+    else trial.config.routing.top_k = std::int64_t{1} << (i % 4);
+    trial.id = train::id_of(trial.config);
+    sweep.trials.push_back(std::move(trial));
+  }
+  return sweep;
+}
+
+/// The record of a trial of 50 steps, 10 evaluations, 2 MoE layers, 8 domains, 32 experts: what a trial of the quickstart leaves, with numbers made
+/// up.
+store::TrialRecord synthetic_record(const train::TrialConfig& config, const std::string& id, const std::string& provenance) {
+  constexpr std::int64_t kSteps = 50, kEvaluations = 10, kLayers = 2, kDomains = 8, kExperts = 32;
+  store::TrialRecord record;
+  record.id = id;
+  record.state = "done";
+  train::TrialConfig mine = config;
+  record.config = canonical(fields_of(mine).dump());
+  record.provenance = provenance;
+  std::uint64_t state = std::stoull(id.substr(0, 15), nullptr, 16) | 1;
+  const auto next = [&state] {
+    state = state * 6364136223846793005ULL + 1442695040888963407ULL;
+    return state >> 40;
+  };
+  const auto reals = [&](const std::string& path, const std::vector<std::int64_t>& shape, const std::string& unit, bool metric) {
+    std::int64_t count = 1;
+    for (const auto dimension : shape) count *= dimension;
+    std::vector<double> values(static_cast<std::size_t>(count));
+    for (double& value : values) value = static_cast<double>(next()) / 16777216.0;
+    record.arrays.push_back(store::make_array(path, shape, values, unit, "made up for a measurement", metric));
+  };
+  const auto integers = [&](const std::string& path, const std::vector<std::int64_t>& shape, const std::string& unit, bool metric) {
+    std::int64_t count = 1;
+    for (const auto dimension : shape) count *= dimension;
+    std::vector<std::int64_t> values(static_cast<std::size_t>(count));
+    for (auto& value : values) value = static_cast<std::int64_t>(next() % 4096);
+    record.arrays.push_back(store::make_array(path, shape, values, unit, "made up for a measurement", metric));
+  };
+  integers("steps/step", {kSteps}, "step", false);
+  for (const char* name : {"loss", "balance_loss", "z_loss", "learning_rate", "gradient_norm", "tokens_per_second", "seconds"})
+    reals(std::string("steps/") + name, {kSteps}, "1", false);
+  for (const char* name : {"max_violation_micro_batch", "max_violation_global_batch"})
+    reals(std::string("steps/") + name, {kSteps, kLayers}, "1", false);
+  integers("evaluations/step", {kEvaluations}, "step", false);
+  for (const char* reading : {"", "greedy."}) {
+    const std::string prefix = std::string("evaluations/") + reading;
+    for (const char* name : {"loss", "bits_per_byte"}) {
+      reals(prefix + name, {kEvaluations}, "nats per token", true);
+      reals(prefix + name + "_by_domain", {kEvaluations, kDomains}, "nats per token", false);
+    }
+    integers(prefix + "counts", {kEvaluations, kLayers, kDomains, kExperts}, "pairs", false);
+    integers(prefix + "dead_experts", {kEvaluations, kLayers}, "experts", true);
+    for (const char* name : {"utilisation", "expert_entropy", "purity_expert", "purity_expert_unweighted", "purity_reference", "domain_information",
+                             "nmi", "max_violation"})
+      reals(prefix + name, {kEvaluations, kLayers}, "1", true);
+  }
+  for (const char* name : {"parameters_total", "parameters_active", "training_tokens"}) integers(std::string("summary/") + name, {1}, "1", true);
+  reals("summary/training_seconds", {1}, "s", true);
+  return record;
+}
+
+/// The peak of this process' memory, since `forget_peak` where the kernel allows that; 0 where it is not told.
+std::int64_t peak_bytes() {
+  std::ifstream in("/proc/self/status");
+  for (std::string line; std::getline(in, line);)
+    if (line.starts_with("VmHWM:")) return std::stoll(line.substr(6)) * 1024;
+  return 0;
+}
+void forget_peak() { std::ofstream("/proc/self/clear_refs") << "5"; }
+
+/// Runs `work` on rank 0 while the other ranks sleep: a waiting rank of MPI takes a whole core.
+void on_first(const comm::Communicator& world, const std::function<void()>& work, const char* what) {
+  std::exception_ptr failure;
+  if (world.rank() == 0) {
+    try {
+      work();
+    } catch (...) {
+      failure = std::current_exception();
+    }
+  }
+  MPI_Request request = MPI_REQUEST_NULL;
+  comm::check(MPI_Ibarrier(world.native(), &request), "MPI_Ibarrier");
+  for (int done = 0; done == 0;) {
+    comm::check(MPI_Test(&request, &done, MPI_STATUS_IGNORE), "MPI_Test");
+    if (done == 0) std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  }
+  world.agree(
+      [&] {
+        if (failure) std::rethrow_exception(failure);
+      },
+      what);
+}
+
+struct StoreBenchOptions {
+  std::int64_t trials = 1000, repeats = 1;
+  std::string folder;
+  bool json = false;
+};
+
+struct Throughput {
+  double seconds = std::numeric_limits<double>::infinity();
+  std::int64_t trials = 0, bytes = 0;
+
+  Json json() const {
+    return {{"seconds", seconds},
+            {"trials_per_second", static_cast<double>(trials) / seconds},
+            {"megabytes_per_second", static_cast<double>(bytes) / seconds / 1e6}};
+  }
+};
+
+/// Makes the folder of a sweep whose trials all ended, without their files, by rank 0. Gives the names that those are to have.
+std::vector<fs::path> plan_of(const comm::Communicator& world, const fs::path& folder, const spec::Sweep& sweep) {
+  std::vector<fs::path> files;
+  for (const auto& trial : sweep.trials) files.push_back(launch::trial_file(folder, trial.id));
+  on_first(
+      world,
+      [&] {
+        launch::prepare_folder(folder, sweep, {{"made_by", "moesweep bench store"}}, [](const data::DataConfig&) { return "none"; });
+        for (const auto& file : files) fs::create_directories(file.parent_path());
+        // What a launch writes, without a flush for each line.
+        std::ofstream journal(folder / "journal" / "bench-0.jsonl");
+        for (const auto& trial : sweep.trials) {
+          const Json attempt = {{"trial", trial.id}, {"attempt", 1}};
+          for (const char* event : {"started", "progress", "progress", "ended"}) {
+            Json line = {{"event", event}, {"time", "2026-01-31T12:00:00.000Z"}};
+            line.update(attempt);
+            if (std::string_view(event) == "progress") line.update({{"step", 25}, {"loss", 3.5}, {"tokens_per_second", 12345.6}});
+            if (std::string_view(event) == "ended") line.update({{"state", "done"}, {"reason", ""}, {"seconds", 12.5}, {"step", 50}, {"loss", 3.25}});
+            journal << line.dump() << "\n";
+          }
+        }
+        if (!journal.flush()) throw Error(ErrorKind::io, "cannot write the journal", folder.string());
+      },
+      "making of a sweep folder");
+  return files;
+}
+
+Json measure(const comm::Communicator& world, const StoreBenchOptions& options, const fs::path& folder) {
+  const auto note = [&](const std::string& what) {
+    if (world.rank() == 0) log::info(what);
+  };
+  const spec::Sweep sweep = synthetic_sweep(options.trials);
+  const fs::path all = folder / "all", tenth = folder / "tenth";
+  const std::vector<fs::path> files = plan_of(world, all, sweep);
+  const std::string provenance = canonical(launch::provenance({"moesweep", "bench", "store"}, 1, {}));
+
+  note(fmt::format("writing {} trial files", options.trials));
+  world.barrier("start of writing");
+  auto start = Clock::now();
+  world.agree(
+      [&] {
+        for (std::size_t i = static_cast<std::size_t>(world.rank()); i < files.size(); i += static_cast<std::size_t>(world.size()))
+          store::write_trial(files[i], synthetic_record(sweep.trials[i].config, sweep.trials[i].id, provenance));
+      },
+      "writing of trial files");
+  Throughput writing{seconds_since(start), options.trials, 0};
+  for (const auto& file : files) writing.bytes += static_cast<std::int64_t>(fs::file_size(file));
+
+  // A tenth of them as a sweep of its own: how memory grows.
+  spec::Sweep few = sweep;
+  few.trials.resize(static_cast<std::size_t>((options.trials + 9) / 10));
+  const std::vector<fs::path> links = plan_of(world, tenth, few);
+  on_first(
+      world,
+      [&] {
+        for (std::size_t i = 0; i < links.size(); ++i) fs::create_hard_link(files[i], links[i]);
+      },
+      "links to trial files");
+
+  const auto peaks = [&](const std::function<void()>& work) {
+    world.barrier("start");
+    forget_peak();
+    work();
+    std::vector<std::int64_t> bytes;
+    for (const auto& text : world.all_gather(std::to_string(peak_bytes()), "peaks of memory")) bytes.push_back(std::stoll(text));
+    return bytes;
+  };
+  note("aggregating");
+  const auto few_peaks = peaks([&] { launch::aggregate(world, tenth); });
+  Throughput reading{std::numeric_limits<double>::infinity(), options.trials, writing.bytes}, aggregating = reading, again = reading;
+  store::PlainReading read;
+  std::vector<std::int64_t> all_peaks;
+  launch::Aggregation second;
+  for (std::int64_t repeat = 0; repeat < options.repeats; ++repeat) {
+    on_first(
+        world,
+        [&] {
+          const auto begin = Clock::now();
+          read = store::read_plainly(files);
+          reading.seconds = std::min(reading.seconds, seconds_since(begin));
+        },
+        "the plain reader");
+    if (world.rank() == 0) fs::remove(all / "sweep.h5");
+    all_peaks = peaks([&] {
+      start = Clock::now();
+      launch::aggregate(world, all);
+      aggregating.seconds = std::min(aggregating.seconds, seconds_since(start));
+    });
+    start = Clock::now();
+    second = launch::aggregate(world, all);
+    again.seconds = std::min(again.seconds, seconds_since(start));
+  }
+  Throughput status{0.0, options.trials, 0};
+  on_first(
+      world,
+      [&] {
+        for (const auto& entry : fs::directory_iterator(all / "journal")) status.bytes += static_cast<std::int64_t>(entry.file_size());
+        const auto begin = Clock::now();
+        launch::standings_of(all, launch::read_outline(all));
+        status.seconds = seconds_since(begin);
+      },
+      "status");
+  return {{"version", fmt::format("moesweep {} ({})", version(), git_version())},
+          {"ranks", world.size()},
+          {"trials", options.trials},
+          {"repeats", options.repeats},
+          {"trial_file", {{"bytes", writing.bytes / options.trials}, {"datasets", read.datasets / std::max<std::int64_t>(read.files, 1)}}},
+          {"sweep_file", {{"bytes", static_cast<std::int64_t>(fs::file_size(all / "sweep.h5"))}}},
+          {"write", writing.json()},
+          {"plain_reader", reading.json()},
+          {"aggregate", aggregating.json()},
+          {"aggregate_again", again.json()},
+          {"again", {{"files_read", second.files_read}, {"rows_kept", second.rows_kept}}},
+          {"ratio", reading.seconds / aggregating.seconds},
+          {"memory", {{"few_trials", few.trials.size()}, {"few_peak_bytes", few_peaks}, {"peak_bytes", all_peaks}}},
+          {"status", {{"seconds", status.seconds}, {"journal_bytes", status.bytes}}}};
+}
+
+std::string in_words(const Json& bench) {
+  std::vector<std::vector<std::string>> rows{{"what", "seconds", "trials/s", "MB/s"}};
+  const auto add = [&](const std::string& what, const Json& row) {
+    rows.push_back({what, fmt::format("{:.3f}", row["seconds"].get<double>()), fmt::format("{:.1f}", row["trials_per_second"].get<double>()),
+                    fmt::format("{:.1f}", row["megabytes_per_second"].get<double>())});
+  };
+  const auto ranks = bench["ranks"].get<int>();
+  add(fmt::format("trial files written, {} ranks", ranks), bench["write"]);
+  add("plain HDF5 reader, serial", bench["plain_reader"]);
+  add(fmt::format("aggregate, {} ranks", ranks), bench["aggregate"]);
+  add("aggregate again, nothing new", bench["aggregate_again"]);
+  std::int64_t few = 0, all = 0;
+  for (const auto bytes : bench["memory"]["few_peak_bytes"].get<std::vector<std::int64_t>>()) few = std::max(few, bytes);
+  for (const auto bytes : bench["memory"]["peak_bytes"].get<std::vector<std::int64_t>>()) all = std::max(all, bytes);
+  return fmt::format(
+      "{} trials of {} datasets, {}\n\n{}\naggregate against the plain reader: {:.2f}\npeak memory of a rank: {} at {} trials, {} at {}\nstatus: "
+      "{:.3f} s\n",
+      bench["trials"].get<std::int64_t>(), bench["trial_file"]["datasets"].get<std::int64_t>(),
+      bytes_in_words(bench["trial_file"]["bytes"].get<double>()), table(rows), bench["ratio"].get<double>(), bytes_in_words(static_cast<double>(few)),
+      bench["memory"]["few_trials"].get<std::int64_t>(), bytes_in_words(static_cast<double>(all)), bench["trials"].get<std::int64_t>(),
+      bench["status"]["seconds"].get<double>());
+}
+
+}  // namespace
+
+void add_bench_store(CLI::App& group, Invocation& invocation) {
+  auto options = std::make_shared<StoreBenchOptions>();
+  CLI::App* sub =
+      subcommand(group, "store",
+                 "What files cost: makes a sweep folder of synthetic trials, aggregates it on the ranks at hand, and holds that against one\n"
+                 "serial program that opens each trial file and reads every dataset by plain HDF5 calls. Also: peak memory of each rank at a tenth\n"
+                 "of the trials and at all, trial files written per second, aggregating again with nothing new, and `status`.",
+                 "mpirun -n 2 moesweep bench store --trials 10000 --json");
+  sub->add_option("--trials", options->trials, "trials of the sweep, about 110 KiB each")->check(CLI::Range(1, 10000000))->capture_default_str();
+  sub->add_option("--repeats", options->repeats, "measurements of reading and aggregating: the fastest counts")
+      ->check(CLI::Range(1, 1000))
+      ->capture_default_str();
+  sub->add_option("--folder", options->folder, "new folder for the files, kept (default: a temporary one, removed)");
+  sub->add_flag("--json", options->json, "as JSON");
+  sub->callback([options, &invocation] {
+    invocation.exit_code = with_mpi([&](const comm::Communicator& world) {
+      log::configure(world.rank(), world.size());
+      std::string made;
+      world.agree(
+          [&] {
+            if (world.rank() != 0) return;
+            if (options->folder.empty()) {
+              std::string pattern = (fs::temp_directory_path() / "moesweep-bench-XXXXXX").string();
+              if (::mkdtemp(pattern.data()) == nullptr) throw_io("cannot make a folder", pattern, errno);
+              made = pattern;
+            } else {
+              if (fs::exists(options->folder) && !fs::is_empty(options->folder))
+                throw Error(ErrorKind::usage, "the folder is not empty", options->folder, "give --folder a new one");
+              fs::create_directories(options->folder);
+              made = options->folder;
+            }
+          },
+          "making of a folder");
+      const fs::path folder = world.broadcast(made, 0, "folder");
+      const auto remove = [&] {
+        std::error_code ignored;
+        if (options->folder.empty() && world.rank() == 0) fs::remove_all(folder, ignored);
+      };
+      try {
+        const Json bench = measure(world, *options, folder);
+        if (world.rank() == 0) print(options->json ? bench.dump(2) + "\n" : in_words(bench));
+      } catch (...) {
+        remove();
+        throw;
+      }
+      remove();
+      return ExitCode::ok;
+    });
+  });
+}
+
+}  // namespace moesweep::cli
