@@ -103,7 +103,8 @@ TEST(Provenance, HoldsWhatWasAllowedOnly) {
   EXPECT_EQ(facts.dump().find("hidden"), std::string::npos);
   EXPECT_EQ(facts["ranks"], 3);
   EXPECT_EQ(facts["libtorch"], "2.13.0");
-  for (const char* key : {"version", "git", "compiler", "mpi", "host", "system", "cpu_model", "folder"}) EXPECT_FALSE(facts[key].get<std::string>().empty()) << key;
+  for (const char* key : {"version", "git", "compiler", "mpi", "host", "system", "cpu_model", "folder"})
+    EXPECT_FALSE(facts[key].get<std::string>().empty()) << key;
 }
 
 }  // namespace

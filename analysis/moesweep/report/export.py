@@ -70,7 +70,8 @@ def _write_csv(sweep: Sweep, name: str, pieces: Iterator[pd.DataFrame], path: Pa
     rows = 0
     with path.open("w", encoding="utf-8", newline="") as out:
         for number, piece in enumerate(pieces):
-            piece.to_csv(out, index=False, header=number == 0)
+            # RFC 4180 ends lines so; and a carriage return inside a text is then quoted, as a line feed is.
+            piece.to_csv(out, index=False, header=number == 0, lineterminator="\r\n")
             rows += len(piece)
     return rows
 
