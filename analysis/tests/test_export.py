@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, given, settings
+from hypothesis import example as example_of
 from hypothesis import strategies as st
 from results_writer import Trial, example, fail, make_trial, study, write_sweep
 from tensorboard.backend.event_processing import event_accumulator, plugin_event_multiplexer
@@ -84,7 +85,7 @@ TEXTS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]
 
 
 @given(st.lists(st.tuples(TEXTS, st.floats(allow_nan=False, allow_infinity=False)), min_size=1, max_size=4))
-@example([("\r", 0.0), ("a\r\nb", 1.0)])
+@example_of([("\r", 0.0), ("a\r\nb", 1.0)])
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_text_and_number_survives_csv_and_parquet(tmp_path: Path, values: list[tuple[str, float]]) -> None:
     trials = [
