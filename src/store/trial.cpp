@@ -145,7 +145,7 @@ TrialRecord read_trial(const std::filesystem::path& path) { return TrialReader()
 std::string claimed_digest(const std::filesystem::path& path) {
   try {
     const auto file = h5::open_file(path);
-    if (format_of(file.get()) != kTrialFormat.name) return {};
+    if (format_of(file.get()) != kTrialFormat.name || h5::read_integer_attribute(file.get(), "version") != kTrialFormat.version) return {};
     return h5::read_text_attribute(file.get(), "digest").value_or("");
   } catch (const h5::Failure&) {
     return {};
