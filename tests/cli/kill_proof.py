@@ -25,7 +25,7 @@ PROGRAM = os.environ["MOESWEEP_PROGRAM"]
 KILLS = 200 if os.environ.get("MOESWEEP_FULL") == "1" else 20
 SEED = int(os.environ.get("MOESWEEP_SEED", "20260731"))
 MPIRUN = ["mpirun", "--allow-run-as-root", "--oversubscribe", "--bind-to", "none", "-n", "2"]
-SWEEP = ["smoke", "seed=[1,2]", "train.steps=48", "evaluation.every_steps=12", "checkpoint.every_steps=2"]
+SWEEP = ["smoke", "seed=[1,2]", "train.steps=48", "evaluation.every_steps=12", "checkpoint.every_steps=6"]
 TRIALS = 8
 KILLS_OF_A_SWEEP = 10  # at most; then it is left to come to its end
 LAYOUTS = ["parallel.data=1", "parallel.data=2"]  # two trials at a time; one trial on both ranks
@@ -82,11 +82,14 @@ class Launch:
 
     def kill(self):
         """False when it ended before."""
-        for process in set(self.processes) | set(processes_of(self.process.pid)):
-            try:
-                os.kill(process, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
+        # The ranks first, which are known where the moment counts; then whatever else there is.
+        for processes in (reversed(self.processes), processes_of(self.process.pid)):
+            for process in processes:
+                try:
+                    if os.getsid(process) == self.process.pid:  # a number may be another's by now
+                        os.kill(process, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
         return self.process.wait() == -signal.SIGKILL
 
     def text(self):
