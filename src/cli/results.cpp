@@ -13,7 +13,6 @@
 #include "cli.hpp"
 #include "moesweep/core/text.hpp"
 #include "moesweep/store/aggregate.hpp"
-#include "moesweep/store/tensors.hpp"
 
 namespace moesweep::cli {
 
@@ -203,23 +202,11 @@ void add_diff(CLI::App& app, Invocation& invocation) {
 
 void add_verify(CLI::App& app, Invocation& invocation) {
   auto file = std::make_shared<std::string>();
-  CLI::App* sub = subcommand(app, "verify", "Read a trial.h5, checkpoint.h5 or sweep.h5 whole and check its digest and structure.",
+  CLI::App* sub = subcommand(app, "verify", "Read a trial.h5, trace.h5, checkpoint.h5 or sweep.h5 whole and check its digest and structure.",
                              "moesweep verify runs/quickstart/sweep.h5");
   sub->add_option("FILE", *file, "the file to check")->required();
   sub->callback([file, &invocation] {
     if (!std::filesystem::is_regular_file(*file)) throw Error(ErrorKind::io, "there is no such file", *file);
-    if (std::filesystem::path(*file).filename() == "trace.h5") {
-      // No digest of its own: every dataset is read against its checksums, and must be of the trace's tokens.
-      const auto arrays = store::read_tensors(*file);
-      const auto tokens = std::ranges::find(arrays, "trace/token", &store::Array::path);
-      const auto fits = [&](const store::Array& array) {
-        return !array.path.starts_with("trace/") || array.shape[array.shape.size() == 3 ? 1 : 0] == tokens->elements();
-      };
-      if (tokens == arrays.end() || !std::ranges::all_of(arrays, fits))
-        throw Error(ErrorKind::corrupt, "it is no trace, or its datasets do not fit together", *file, "run the trial again");
-      print(fmt::format("{}: sound, {} datasets, {} tokens\n", *file, arrays.size(), tokens->elements()));
-      return;
-    }
     const store::Verification verification = store::verify(*file);
     if (verification.problems.empty()) {
       print(fmt::format("{}: sound, {} datasets, {} rows, digest {}\n", *file, verification.datasets, verification.rows, verification.digest));

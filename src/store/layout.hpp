@@ -23,6 +23,7 @@ struct Format {
   std::int64_t version;
 };
 inline constexpr Format kTrialFormat{"moesweep-trial", 1};
+inline constexpr Format kTraceFormat{"moesweep-trace", 1};
 inline constexpr Format kCheckpointFormat{"moesweep-checkpoint", 1};
 inline constexpr Format kSweepFormat{"moesweep-sweep", 1};
 

@@ -56,14 +56,16 @@ TrialRecord read_record(hid_t file, const std::vector<Description>& descriptions
   return record;
 }
 
-void write_trial(const std::filesystem::path& path, const TrialRecord& record) {
+namespace {
+
+void write_record(const std::filesystem::path& path, const TrialRecord& record, const Format& format) {
   const auto parts = parts_of(record, "");
   std::vector<std::string> blocks;
   for (const auto bytes : parts.bytes) blocks.push_back(block_digests(bytes));
-  const auto digest = digest_of(attributes_of(record, kTrialFormat), parts.descriptions, blocks);
+  const auto digest = digest_of(attributes_of(record, format), parts.descriptions, blocks);
   const auto image = as_io(path, [&] {
     return h5::build_image([&](hid_t file) {
-      write_format(file, kTrialFormat);
+      write_format(file, format);
       write_record_attributes(file, record);
       h5::write_text_attribute(file, "digest", digest);
       for (std::size_t i = 0; i < parts.bytes.size(); ++i) write_dataset(file, parts.descriptions[i], parts.bytes[i].data());
@@ -71,6 +73,11 @@ void write_trial(const std::filesystem::path& path, const TrialRecord& record) {
   });
   publish_bytes(path, image);
 }
+
+}  // namespace
+
+void write_trial(const std::filesystem::path& path, const TrialRecord& record) { write_record(path, record, kTrialFormat); }
+void write_trace(const std::filesystem::path& path, const TrialRecord& record) { write_record(path, record, kTraceFormat); }
 
 bool TrialReader::read_as_known(hid_t file, TrialRecord& record, std::string& digest) {
   std::vector<Description> descriptions;

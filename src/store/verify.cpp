@@ -21,7 +21,7 @@ class Verifier {
       require_hdf5(path_);
       file_ = h5::open_file(path_);
       const auto name = format_of(file_.get());
-      for (const auto& format : {kTrialFormat, kCheckpointFormat, kSweepFormat})
+      for (const auto& format : {kTrialFormat, kTraceFormat, kCheckpointFormat, kSweepFormat})
         if (name == format.name) {
           require_format(file_.get(), format, path_);
           format_ = name;
@@ -34,7 +34,8 @@ class Verifier {
     for (const auto& path : paths) attempt([&] { read(path); });
     result_.datasets = paths.size();
     if (result_.problems.empty()) attempt([&] { check_digest(); });
-    if (format_ == kTrialFormat.name) check_record("");
+    if (format_ == kTrialFormat.name || format_ == kTraceFormat.name) check_record("");
+    if (format_ == kTraceFormat.name) check_trace();
     if (format_ == kCheckpointFormat.name) check_checkpoint();
     if (format_ == kSweepFormat.name) check_sweep();
     return result_;
@@ -91,6 +92,16 @@ class Verifier {
       });
     check_json(prefix + "header/config");
     check_json(prefix + "header/provenance");
+  }
+
+  /// Every array is of the trace's tokens: its first dimension, or its second behind the layers.
+  void check_trace() {
+    const auto token = std::ranges::find(descriptions_, "trace/token", &Description::path);
+    if (token == descriptions_.end()) return problem("trace/token", "it is missing");
+    for (const auto& d : descriptions_)
+      if (d.path.starts_with("trace/") && d.path != "trace/step" && d.shape[d.shape.size() == 3 ? 1 : 0] != token->rows())
+        problem(d.path, "it does not have one value per token of trace/token");
+    result_.rows = static_cast<std::size_t>(token->rows());
   }
 
   void check_checkpoint() {

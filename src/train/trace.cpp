@@ -11,7 +11,6 @@
 #include <utility>
 
 #include "moesweep/core/error.hpp"
-#include "moesweep/store/tensors.hpp"
 
 namespace moesweep::train {
 
@@ -140,20 +139,6 @@ std::vector<store::Array> Trace::arrays(comm::Transport& gang, const std::string
   if (logits_)
     arrays.push_back(array_of(prefix + "logits", DType::f32, {layers_, n, experts_}, logits, "1", "router logits, by MoE layer, token and expert"));
   return arrays;
-}
-
-void write_trace(const std::filesystem::path& path, const std::string& id, const std::string& config, std::int64_t step,
-                 const std::vector<store::Array>& arrays) {
-  std::vector<store::Array> all = arrays;
-  const auto text = std::as_bytes(std::span(config.data(), config.size()));
-  all.push_back({"header/config",
-                 DType::u8,
-                 {static_cast<std::int64_t>(config.size())},
-                 {text.begin(), text.end()},
-                 "byte",
-                 "resolved config of the trial, JSON",
-                 false});
-  store::write_tensors(path, {{"format", "moesweep-trace"}, {"version", "1"}, {"id", id}, {"step", std::to_string(step)}}, all);
 }
 
 }  // namespace moesweep::train

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <filesystem>
 #include <string>
 #include <vector>
 
@@ -31,9 +30,5 @@ class Trace {
   /// and the logits where they are wanted.
   std::vector<double> rows_;
 };
-
-/// Publishes trace.h5 of a trial; `io` errors name the file.
-void write_trace(const std::filesystem::path& path, const std::string& id, const std::string& config, std::int64_t step,
-                 const std::vector<store::Array>& arrays);
 
 }  // namespace moesweep::train

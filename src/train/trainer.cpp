@@ -459,6 +459,7 @@ bool Trainer::evaluate() {
   else if (!evaluate_reading(routing::Mode::greedy, greedy, traces ? &greedy_trace : nullptr)) return false;
   if (traces) {
     trace_ = trace.arrays(*transport_, "trace/");
+    trace_.push_back(store::make_array("trace/step", {1}, std::vector<std::int64_t>{step_}, "step", "step of the evaluation"));
     if (model_->readings_differ())
       for (auto& array : greedy_trace.arrays(*transport_, "trace/greedy.")) trace_.push_back(std::move(array));
   }

@@ -42,8 +42,8 @@ store::TrialRecord run_trial(const TrialConfig& config, const data::Source& sour
         gang.agree(
             [&] {
               TrialConfig resolved = config;
-              if (gang.rank() == 0)
-                write_trace(options.folder / "trace.h5", id_of(config), canonical(fields_of(resolved).dump()), trainer.step(), trainer.trace());
+              if (gang.rank() != 0) return;
+              store::write_trace(options.folder / "trace.h5", {id_of(config), "", "", canonical(fields_of(resolved).dump()), "{}", trainer.trace()});
             },
             "writing of the trace");
     }

@@ -47,6 +47,9 @@ struct TrialRecord {
 /// Writes and publishes trial.h5 (serial): a reader sees nothing or the whole file. `io` errors name the file; nothing half-written stays.
 void write_trial(const std::filesystem::path& path, const TrialRecord& record);
 
+/// The same for trace.h5, which holds a record's id, config, provenance and arrays `trace/...`.
+void write_trace(const std::filesystem::path& path, const TrialRecord& record);
+
 /// Reads and validates a whole trial.h5; `corrupt` errors name the file and the dataset, a file of a newer format is refused by name.
 TrialRecord read_trial(const std::filesystem::path& path);
 
