@@ -1,7 +1,10 @@
 // See include/moesweep/comm/transport.hpp.
 #include "moesweep/comm/transport.hpp"
 
+#include <fmt/core.h>
+
 #include <algorithm>
+#include <cstring>
 
 #include "moesweep/comm/mpi.hpp"
 #include "moesweep/comm/watchdog.hpp"
@@ -10,16 +13,35 @@
 namespace moesweep::comm {
 
 double Transport::all_reduce_sum(double value, const char* what) {
-  all_reduce_sum(&value, 1, DType::f64, what);
+  host().all_reduce_sum(&value, 1, DType::f64, what);
   return value;
 }
 
 std::int64_t Transport::all_reduce_sum(std::int64_t value, const char* what) {
-  all_reduce_sum(&value, 1, DType::i64, what);
+  host().all_reduce_sum(&value, 1, DType::i64, what);
   return value;
 }
 
+std::vector<std::int64_t> Transport::exchange_counts(std::span<const std::int64_t> counts, const char* what) {
+  const auto ranks = static_cast<std::size_t>(size()), each = counts.size() / ranks;
+  MOESWEEP_ASSERT(each * ranks == counts.size(), "as many counts for each rank");
+  std::vector<std::int64_t> mine(counts.begin(), counts.end()), theirs(counts.size());
+  std::vector<Part> send, receive;
+  for (std::size_t r = 0; r < ranks; ++r) {
+    send.push_back({mine.data() + r * each, each * sizeof(std::int64_t)});
+    receive.push_back({theirs.data() + r * each, each * sizeof(std::int64_t)});
+  }
+  host().start_exchange(send, receive, what).wait();
+  return theirs;
+}
+
 namespace {
+
+/// The part of an exchange that stays on its rank.
+void copy_own(const Part& from, const Part& to, const char* what) {
+  if (from.bytes != to.bytes) throw Error(ErrorKind::mpi, fmt::format("{}: a rank sends itself {} bytes and expects {}", what, from.bytes, to.bytes));
+  if (from.bytes > 0 && from.data != to.data) std::memcpy(to.data, from.data, from.bytes);
+}
 
 class LocalTransport final : public Transport {
  public:
@@ -28,6 +50,10 @@ class LocalTransport final : public Transport {
   int size() const override { return 1; }
   void all_reduce_sum(void*, std::size_t, DType, const char*) override {}
   Pending start_all_reduce_sum(void*, std::size_t, DType, const char*) override { return {}; }
+  Pending start_exchange(std::span<const Part> send, std::span<const Part> receive, const char* what) override {
+    copy_own(send[0], receive[0], what);
+    return {};
+  }
   std::vector<std::vector<std::byte>> all_gather(std::span<const std::byte> mine, const char*) override { return {{mine.begin(), mine.end()}}; }
   void barrier(const char*) override {}
 };
@@ -51,6 +77,31 @@ struct PendingReduction final : Pending::Impl {
   void wait() override {
     const watchdog::Guard guard(what);
     check(MPI_Waitall(static_cast<int>(requests.size()), requests.data(), MPI_STATUSES_IGNORE), "MPI_Waitall");
+  }
+};
+
+/// Messages in both directions. Between two ranks they keep their order, so exchanges started one after the other do not mix.
+struct PendingExchange final : Pending::Impl {
+  struct Expected {
+    int rank;
+    std::size_t bytes;
+  };
+  std::vector<MPI_Request> requests;  ///< those of `expected` first
+  std::vector<Expected> expected;
+  const char* what = nullptr;
+
+  void wait() override {
+    const watchdog::Guard guard(what);
+    std::vector<MPI_Status> statuses(requests.size());
+    const int code = MPI_Waitall(static_cast<int>(requests.size()), requests.data(), statuses.data());
+    for (std::size_t i = 0; i < expected.size(); ++i) {
+      int bytes = 0;
+      if (code == MPI_SUCCESS || statuses[i].MPI_ERROR == MPI_SUCCESS) MPI_Get_count(&statuses[i], MPI_BYTE, &bytes);
+      if (code != MPI_SUCCESS ? statuses[i].MPI_ERROR == MPI_ERR_TRUNCATE : static_cast<std::size_t>(bytes) != expected[i].bytes)
+        throw Error(ErrorKind::mpi,
+                    fmt::format("{}: rank {} did not send the {} bytes that this rank expects", what, expected[i].rank, expected[i].bytes));
+    }
+    check(code, "MPI_Waitall");
   }
 };
 
@@ -79,6 +130,37 @@ class MpiTransport final : public Transport {
                            &pending->requests.back()),
             "MPI_Iallreduce");
     }
+    return Pending(std::move(pending));
+  }
+
+  Pending start_exchange(std::span<const Part> send, std::span<const Part> receive, const char* what) override {
+    constexpr int kTag = 1;
+    const auto ranks = static_cast<std::size_t>(size()), me = static_cast<std::size_t>(rank());
+    MOESWEEP_ASSERT(send.size() == ranks && receive.size() == ranks, "an exchange has a part for each rank");
+    const watchdog::Guard guard(what);
+    auto pending = std::make_unique<PendingExchange>();
+    pending->what = what;
+    const auto in_pieces = [](const Part& part, auto&& piece) {
+      for (std::size_t first = 0; first < part.bytes; first += kLargestCount)
+        piece(static_cast<std::byte*>(part.data) + first, std::min(kLargestCount, part.bytes - first));
+    };
+    // Each rank begins with its neighbour, so that not all of them write to the same one at once.
+    for (std::size_t i = 1; i < ranks; ++i) {
+      const auto from = static_cast<int>((me + ranks - i) % ranks);
+      in_pieces(receive[static_cast<std::size_t>(from)], [&](std::byte* data, std::size_t bytes) {
+        pending->expected.push_back({from, bytes});
+        pending->requests.push_back(MPI_REQUEST_NULL);
+        check(MPI_Irecv(data, static_cast<int>(bytes), MPI_BYTE, from, kTag, communicator_.native(), &pending->requests.back()), "MPI_Irecv");
+      });
+    }
+    for (std::size_t i = 1; i < ranks; ++i) {
+      const auto to = static_cast<int>((me + i) % ranks);
+      in_pieces(send[static_cast<std::size_t>(to)], [&](std::byte* data, std::size_t bytes) {
+        pending->requests.push_back(MPI_REQUEST_NULL);
+        check(MPI_Isend(data, static_cast<int>(bytes), MPI_BYTE, to, kTag, communicator_.native(), &pending->requests.back()), "MPI_Isend");
+      });
+    }
+    copy_own(send[me], receive[me], what);
     return Pending(std::move(pending));
   }
 

@@ -3,6 +3,7 @@
 
 #include <numeric>
 
+#include "moesweep/comm/grid.hpp"
 #include "moesweep/comm/mpi.hpp"
 #include "moesweep/comm/transport.hpp"
 #include "moesweep/core/error.hpp"
@@ -70,6 +71,102 @@ TEST_F(TransportContract, GathersDifferentSizesInRankOrder) {
 TEST_F(TransportContract, AnyIsTrueWhenOneRankSaysSo) {
   EXPECT_TRUE(transport->any(rank == size - 1, "any"));
   EXPECT_FALSE(transport->any(false, "any"));
+}
+
+/// What rank `from` sends to rank `to`: (from + to) % 3 kilobytes of a byte that tells both.
+std::vector<std::byte> message(int from, int to) {
+  return std::vector<std::byte>(static_cast<std::size_t>((from + to) % 3) * 1000, static_cast<std::byte>(16 * from + to));
+}
+
+TEST_F(TransportContract, AnExchangeBringsEachPartToItsRank) {
+  std::vector<std::vector<std::byte>> mine, theirs;
+  std::vector<Part> send, receive;
+  for (int r = 0; r < size; ++r) {
+    mine.push_back(message(rank, r));
+    theirs.emplace_back(message(r, rank).size());
+  }
+  for (std::size_t r = 0; r < mine.size(); ++r) {
+    send.push_back({mine[r].data(), mine[r].size()});
+    receive.push_back({theirs[r].data(), theirs[r].size()});
+  }
+  Pending pending = transport->start_exchange(send, receive, "exchange");
+  send.clear();
+  pending.wait();
+  for (int r = 0; r < size; ++r) EXPECT_EQ(theirs[static_cast<std::size_t>(r)], message(r, rank)) << r;
+}
+
+TEST_F(TransportContract, ExchangesUnderWayDoNotMix) {
+  const auto ranks = static_cast<std::size_t>(size);
+  constexpr int kExchanges = 5;
+  std::vector<std::vector<double>> mine(kExchanges), theirs(kExchanges);
+  std::vector<Pending> pending;
+  for (int i = 0; i < kExchanges; ++i) {
+    const std::size_t each = i % 2 == 0 ? 100000 : 1;  // large and small ones take different ways
+    mine[i].assign(each * ranks, 100.0 * i + rank);
+    theirs[i].assign(each * ranks, -1.0);
+    std::vector<Part> send, receive;
+    for (std::size_t r = 0; r < ranks; ++r) {
+      send.push_back({mine[i].data() + r * each, each * sizeof(double)});
+      receive.push_back({theirs[i].data() + r * each, each * sizeof(double)});
+    }
+    pending.push_back(transport->start_exchange(send, receive, "exchange"));
+  }
+  for (int i = kExchanges - 1; i >= 0; --i) {
+    pending[static_cast<std::size_t>(i)].wait();
+    const std::size_t each = theirs[i].size() / ranks;
+    for (std::size_t e = 0; e < theirs[i].size(); ++e) EXPECT_EQ(theirs[i][e], 100.0 * i + static_cast<double>(e / each));
+  }
+}
+
+TEST_F(TransportContract, NothingToExchangeIsFine) {
+  const std::vector<Part> nothing(static_cast<std::size_t>(size));
+  transport->start_exchange(nothing, nothing, "nothing").wait();
+}
+
+TEST_F(TransportContract, CountsForEachRankArriveByRank) {
+  std::vector<std::int64_t> counts;
+  for (int r = 0; r < size; ++r) counts.insert(counts.end(), {10 * rank + r, -1});
+  const auto received = transport->exchange_counts(counts, "counts");
+  ASSERT_EQ(received.size(), counts.size());
+  for (int r = 0; r < size; ++r) {
+    EXPECT_EQ(received[static_cast<std::size_t>(2 * r)], 10 * r + rank);
+    EXPECT_EQ(received[static_cast<std::size_t>(2 * r) + 1], -1);
+  }
+}
+
+TEST_F(TransportContract, APartOfAnotherSizeIsAnError) {
+  if (size != 2) return;
+  std::vector<double> mine(8), theirs(8);
+  // Rank 1 sends less than rank 0 expects.
+  const std::size_t sent = rank == 0 ? 2 : 1;
+  std::vector<Part> send(2), receive(2);
+  send[static_cast<std::size_t>(1 - rank)] = {mine.data(), sent * sizeof(double)};
+  receive[static_cast<std::size_t>(1 - rank)] = {theirs.data(), 2 * sizeof(double)};
+  Pending pending = transport->start_exchange(send, receive, "uneven exchange");
+  if (rank == 1) return pending.wait();
+  try {
+    pending.wait();
+    ADD_FAILURE() << "nothing was thrown";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::mpi);
+    EXPECT_NE(error.message().find("uneven exchange: rank 1"), std::string::npos) << error.message();
+  }
+}
+
+TEST(Grids, NeighboursShareExperts) {
+  const auto world = Communicator::world();
+  for (int experts = 1; experts <= world.size(); ++experts) {
+    if (world.size() % experts != 0) continue;
+    Grid grid(world, experts);
+    EXPECT_EQ(grid.all().size(), world.size());
+    EXPECT_EQ(grid.experts().size(), experts);
+    EXPECT_EQ(grid.experts().rank(), world.rank() % experts);
+    EXPECT_EQ(grid.copies().size(), world.size() / experts);
+    EXPECT_EQ(grid.copies().rank(), world.rank() / experts);
+    // The sum over both groups is the sum over all.
+    const double sum = grid.copies().all_reduce_sum(grid.experts().all_reduce_sum(world.rank() + 1.0, "experts"), "copies");
+    EXPECT_EQ(sum, world.size() * (world.size() + 1) / 2.0);
+  }
 }
 
 TEST(Communicators, SplitByColour) {

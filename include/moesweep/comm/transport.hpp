@@ -1,4 +1,4 @@
-// The one interface by which ranks of a gang exchange numbers. Implementations: `local` (one rank) and `mpi` (host memory).
+// The one interface by which ranks exchange numbers. Implementations: `local` (one rank), `mpi` (host memory) and `nccl` (device memory).
 #pragma once
 
 #include <cstddef>
@@ -34,27 +34,43 @@ class Pending {
   std::unique_ptr<Impl> impl_;
 };
 
-/// All members are collective over the gang: every rank calls them in the same order with the same arguments but for the data.
-/// `what` names the collective in messages of the watchdog. Errors are of kind `mpi`.
+/// Bytes that go to one rank, or come from it.
+struct Part {
+  void* data = nullptr;
+  std::size_t bytes = 0;
+};
+
+/// All members are collective over the transport's ranks: every rank calls them in the same order with the same arguments but for the data.
+/// `what` names the collective in messages of the watchdog and must live for the process. Errors are of kind `mpi`.
+///
+/// Pointers are into the transport's memory, which is the host's but for `nccl`. There a started collective has the order of LibTorch's current
+/// stream, `wait` returns before the device is done, and what comes behind on that stream sees the result.
 class Transport {
  public:
   virtual ~Transport() = default;
   virtual int rank() const = 0;
   virtual int size() const = 0;
+  /// The same ranks over host memory.
+  virtual Transport& host() { return *this; }
 
   /// `data[i]` becomes the sum over ranks, equal on every rank bit by bit; f64, f32, i64 and i32.
   virtual void all_reduce_sum(void* data, std::size_t count, DType type, const char* what) = 0;
   /// The same, started; the sum is there when the returned handle was waited for.
   virtual Pending start_all_reduce_sum(void* data, std::size_t count, DType type, const char* what) = 0;
-  /// The bytes of every rank in rank order; ranks may give different numbers of bytes.
-  virtual std::vector<std::vector<std::byte>> all_gather(std::span<const std::byte> mine, const char* what) = 0;
+  /// Starts an exchange: `send[r]` goes to rank r, and `receive[r]` takes what comes from there, this rank's own part included. Both sides must
+  /// give a part the same size; parts of 0 bytes do not travel. The buffers must live until the handle was waited for, the spans need not.
+  virtual Pending start_exchange(std::span<const Part> send, std::span<const Part> receive, const char* what) = 0;
   virtual void barrier(const char* what) = 0;
 
-  // Conveniences on top of the above.
+  // Of host values, whatever the transport's memory.
+  /// The bytes of every rank in rank order; ranks may give different numbers of bytes.
+  virtual std::vector<std::vector<std::byte>> all_gather(std::span<const std::byte> mine, const char* what) = 0;
   double all_reduce_sum(double value, const char* what);
   std::int64_t all_reduce_sum(std::int64_t value, const char* what);
   /// True on every rank when it is true on any.
   bool any(bool value, const char* what) { return all_reduce_sum(static_cast<std::int64_t>(value), what) > 0; }
+  /// Numbers for each rank, the same count for all: those of [r n, (r + 1) n) go to rank r; what came from rank r lies there in the result.
+  std::vector<std::int64_t> exchange_counts(std::span<const std::int64_t> counts, const char* what);
 };
 
 /// One rank by itself.
