@@ -13,9 +13,10 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from moesweep.results.effects import axis_effects, pooled_spread, spread
+from moesweep.results.effects import axis_effects, bootstrap_mean, pooled_spread, spread
 from moesweep.results.settings import SEED, scope_rank
 
 PURITY = "purity_expert"
@@ -129,9 +130,7 @@ def number(value: float) -> str:
     """Three decimals, more for a small number; the page keeps full precision beside it."""
     if math.isnan(value):
         return "unknown"
-    if value == 0 or abs(value) >= 0.0095:
-        return f"{value:.3f}"
-    return f"{value:.1g}" if abs(value) < 0.001 else f"{value:.4f}"
+    return f"{value:.3f}" if value == 0 or abs(value) >= 0.0005 else f"{value:.1g}"
 
 
 def _joined(names: list[str]) -> str:
@@ -194,6 +193,21 @@ def _clause(method: str, effects: list[ScopeEffect]) -> str:
     )
 
 
+def _best(effects: list[ScopeEffect]) -> str:
+    """The purest scope of each of the three purest methods, with 95 % bootstrap intervals over seeds."""
+    ranked = sorted(((effect, effect.highest) for effect in effects), key=lambda pair: -pair[1].mean)[:3]
+    parts = []
+    for effect, cell in ranked:
+        text = f"{words(effect.method)} over {SCOPE_WORDS.get(cell.scope, words(cell.scope))} with {number(cell.mean)}"
+        low, high = bootstrap_mean(np.asarray(cell.values), resamples=4000)
+        parts.append(text if math.isnan(low) else f"{text} ({number(low)} to {number(high)})")
+    seeds = sorted({len(cell.values) for _, cell in ranked})
+    several = seeds[-1] > 1
+    over = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+    note = f"; in brackets 95 % intervals over {over} seeds" if several else ""
+    return f"Purest experts: {', then '.join(parts)}{note}."
+
+
 def _scale_clause(effects: list[ScopeEffect]) -> str:
     """Whether each method's verdict holds at the largest size."""
     sizes = sorted({e.scale for e in effects if not math.isnan(e.scale)})
@@ -201,6 +215,7 @@ def _scale_clause(effects: list[ScopeEffect]) -> str:
         return ""
     small, large = sizes[0], sizes[-1]
     parts: list[str] = []
+    same: list[str] = []
     for method in dict.fromkeys(e.method for e in effects):
         first = [e for e in effects if e.method == method and e.scale == small]
         last = [e for e in effects if e.method == method and e.scale == large]
@@ -209,10 +224,15 @@ def _scale_clause(effects: list[ScopeEffect]) -> str:
         a, b = _main(first), _main(last)
         holds = a.verdict == b.verdict and (a.verdict == "hardly" or a.highest.scope == b.highest.scope)
         ranges = f"range {number(b.range)}, {number(a.range)} at the smallest size"
+        if holds:
+            same.append(words(method))
         word = "it is the same" if holds else PHRASES[b.verdict]
         if not holds and b.verdict in ("depends", "slightly"):
             word += f", purest over {SCOPE_WORDS.get(b.highest.scope, words(b.highest.scope))}"
         parts.append(f"with {words(method)} {word} ({ranges})")
+    if len(same) > 2:
+        others = [part for part in parts if not any(part.startswith(f"with {name} it is the same (") for name in same)]
+        parts = [f"with {_joined(same)} it is the same", *others]
     return f"At {large:.3g} times the parameters, {_joined(parts)}." if parts else ""
 
 
@@ -232,9 +252,9 @@ def headline(table: pd.DataFrame, states: pd.Series[Any], axes: list[str], effec
         order = {"depends": 0, "slightly": 1, "unknown": 2, "hardly": 3}
         methods = sorted(by_method, key=lambda m: (order[_main(by_method[m]).verdict], -_main(by_method[m]).range))
         sentences = [_verdicts({method: _main(by_method[method]) for method in methods})]
+        sentences += [_best([_main(by_method[method]) for method in methods]), _scale_clause(effects), *_bounds(table)]
         sentences += [_clause(method, by_method[method]) for method in methods]
-        scale = _scale_clause(effects)
-        return sentences + ([scale] if scale else []) + _bounds(table)
+        return [sentence for sentence in sentences if sentence]
     return _without_scope(table, axes) + _bounds(table)
 
 

@@ -15,15 +15,21 @@ from typing import Any
 import pandas as pd
 
 from moesweep.report.contrasts import contrasts, front
-from moesweep.report.headline import ScopeEffect, headline, scope_effects
+from moesweep.report.headline import ScopeEffect, headline, scope_effects, words
 from moesweep.report.series import by_turns, curves, expert_losses, finite, heat
 from moesweep.results.settings import describe_trials, scope_rank, value_text
 from moesweep.results.sweep import THROUGHPUT, Sweep
 
 #: Parts of the script, in the order of the page; they share one scope.
 SCRIPTS = ("base", "overview", "ranking", "curves", "experts", "record")
+#: A number that stands alone, not a part of a name or a hash.
+NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d+)?(?!\w)", re.ASCII)
 #: What a reader looks for first among the trials' provenance.
 PROVENANCE_FIRST = ["command_line", "version", "git", "host", "ranks", "start", "end", "data_digest"]
+
+
+#: Sentences that the page opens with; of more than MOST_SENTENCES it shows FEWEST_SENTENCES and folds the others.
+MOST_SENTENCES, FEWEST_SENTENCES = 5, 3
 
 
 def build_page(sweep: Sweep) -> str:
@@ -38,7 +44,7 @@ def build_page(sweep: Sweep) -> str:
         "name": html.escape(sweep.name or sweep.path.stem),
         "summary": html.escape(data["summary"]),
         "headline": html.escape(first),
-        "support": "".join(f"<p>{html.escape(sentence)}</p>" for sentence in rest),
+        "support": _support(rest),
         "style": (assets / "report.css").read_text(encoding="utf-8"),
         "script": '"use strict";\n(() => {\n'
         + "".join((assets / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS)
@@ -46,6 +52,18 @@ def build_page(sweep: Sweep) -> str:
         "data": block,
     }
     return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match.group(1)], text)
+
+
+def _support(sentences: list[str]) -> str:
+    """What stands under the answer; what would push the first figure off the screen is folded away."""
+    texts = [f"<p>{html.escape(sentence)}</p>" for sentence in sentences]
+    if len(texts) <= MOST_SENTENCES:
+        return "".join(texts)
+    folded = "".join(texts[FEWEST_SENTENCES:])
+    return (
+        "".join(texts[:FEWEST_SENTENCES])
+        + f'<details class="more"><summary>Each method in numbers</summary>{folded}</details>'
+    )
 
 
 def write_page(sweep: Sweep, path: Path) -> int:
@@ -74,7 +92,7 @@ def gather(sweep: Sweep) -> dict[str, Any]:
     start = _start(described, done)
     order = _order(described, ranking, settings, start)
     shown = curves(sweep, order)
-    maps, left_out = heat(sweep, ranking, order)
+    maps, left_out = heat(sweep, by_turns(order, settings), order)
     methods = _ordered_methods(described)
     counts = trials["state"].value_counts()
     return {
@@ -126,7 +144,7 @@ def reproduce(trial: str, state: str) -> str | None:
 def _summary(sweep: Sweep, counts: pd.Series[Any], done: pd.DataFrame, domain_sets: list[list[str]]) -> str:
     parts = [f"{len(sweep)} {'trial' if len(sweep) == 1 else 'trials'}"]
     if len(counts):
-        parts[0] += ": " + ", ".join(f"{count} {state}" for state, count in counts.items())
+        parts[0] += ": " + ", ".join(f"{count} {words(state)}" for state, count in counts.items())
     seeds = {value_text(seed) for seed in done["seed"] if seed is not None}
     if len(seeds) > 1:
         parts.append(f"{len(seeds)} seeds")
@@ -168,10 +186,11 @@ def _start(described: pd.DataFrame, done: pd.DataFrame) -> dict[str, str]:
 
 
 def _order(described: pd.DataFrame, ranking: list[int], settings: list[int], start: dict[str, str]) -> list[int]:
-    """Whose arrays the page holds first: what it opens with, at the smallest size, one trial a setting; then by rank."""
+    """Whose arrays the page holds first: what it opens with, at the smallest size, one trial a setting, the same seed of each; then by rank."""
     smallest = described["scale"].isna() | (described["scale"] == described["scale"].min())
     opens = [bool(small) and extra == start for small, extra in zip(smallest, described["extra"], strict=True)]
-    turns = by_turns(ranking, settings)
+    seeds = [str(seed) for seed in described["seed"]]
+    turns = by_turns(sorted(ranking, key=lambda row: (len(seeds[row]), seeds[row])), settings)
     return sorted(turns, key=lambda row: not opens[row])
 
 
@@ -198,13 +217,26 @@ def _effect(effect: ScopeEffect) -> dict[str, Any]:
 
 
 def _failures(trials: pd.DataFrame) -> list[dict[str, Any]]:
-    """Trials that are not done, by state and reason, the largest group first."""
+    """Trials that are not done, by state and reason, the largest group first; reasons that differ in numbers alone are one."""
     groups: dict[tuple[str, str], list[int]] = {}
+    reasons = list(trials["reason"])
     for row, (state, reason) in enumerate(zip(trials["state"], trials["reason"], strict=True)):
         if state != "done":
-            groups.setdefault((state, reason), []).append(row)
+            groups.setdefault((state, NUMBER.sub("\0", reason)), []).append(row)
     ordered = sorted(groups.items(), key=lambda item: (-len(item[1]), item[0]))
-    return [{"state": state, "reason": reason, "rows": rows} for (state, reason), rows in ordered]
+    return [
+        {"state": state, "reason": _shared([reasons[r] for r in rows]), "rows": rows} for (state, _), rows in ordered
+    ]
+
+
+def _shared(reasons: list[str]) -> str:
+    """One text for reasons that differ in their numbers alone: a number that varies is its range."""
+    columns = list(zip(*(NUMBER.findall(reason) for reason in reasons), strict=True))
+    ranges = iter(
+        column[0] if len(set(column)) == 1 else f"{min(column, key=float)}–{max(column, key=float)}"
+        for column in columns
+    )
+    return NUMBER.sub(lambda _: next(ranges), reasons[0])
 
 
 def _flat(value: Any, path: str = "") -> dict[str, str]:

@@ -200,14 +200,15 @@ def by_turns(order: list[int], settings: list[int]) -> list[int]:
     return [order[place] for _, place in sorted(keyed)]
 
 
-def heat(sweep: Sweep, ranking: list[int], order: list[int]) -> tuple[dict[str, Any], int]:
+def heat(sweep: Sweep, widely: list[int], order: list[int]) -> tuple[dict[str, Any], int]:
     """Routing counts of each trial, exact, as base64 [times, layers, domains, experts], and how many trials are left out.
 
-    The last evaluation of every trial, best-ranked first, until the budget is used up; then earlier ones too, by `order`.
+    The last evaluation of every trial, `widely` (a trial of each setting, then the next), until the budget is used up; then
+    earlier ones too, by `order`.
     """
     found: dict[str, Any] = {}
     budget, left_out = HEAT_BUDGET_BYTES, 0
-    for row in ranking:
+    for row in widely:
         entry, size = _heat_entry(sweep, row, 1)
         if not entry:
             continue

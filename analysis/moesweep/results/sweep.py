@@ -129,7 +129,8 @@ class Sweep:
 
         Metrics are the last evaluation's layer means: a plain name is the training reading, `greedy.NAME` the greedy one,
         `gap_to_reference.NAME` is above 0 where the trial is worse than the reference router. NaN where a trial has none.
-        `tokens_per_second` is derived: training tokens over the wall time of all training steps.
+        `tokens_per_second` is derived: training tokens over the wall time of all training steps. Losses are in nats per token,
+        `training_seconds` in s; shares, purities and violations have the unit 1. A damaged file raises `SweepError`, as in all frames.
         """
         columns: dict[str, Any] = {
             "id": self.ids,
@@ -224,6 +225,7 @@ class Sweep:
         """One row a trial and training step: `id`, `step`, and a column per step array (`loss`, `learning_rate`, ...).
 
         Arrays with further dimensions (`max_violation_micro_batch`, ...) are averaged over them; `array` gives them whole.
+        Losses are in nats per token, `seconds` in s, drop rates in shares of the (token, slot) pairs. Raises `SweepError`.
         """
         names = [path.removeprefix("steps/") for path in self.array_paths if path.startswith("steps/")]
         clock = self._array("steps/step")
@@ -261,6 +263,7 @@ class Sweep:
 
         Columns `id`, `evaluation` (0, 1, ...), `step`, `reading` (training or greedy), `metric`, `layer` (<NA> when the
         metric has no layers), `domain` (name, or missing) and `value`. Arrays by expert: see `routing` and `by_expert`.
+        Losses are in nats per token, `bits_per_byte` in bits per byte, all else has the unit 1. Raises `SweepError`.
         """
         columns: dict[str, list[AnyArray]] = {
             name: [] for name in ("id", "evaluation", "step", "reading", "metric", "layer", "domain", "value")
@@ -317,7 +320,7 @@ class Sweep:
         """Routing counts of every trial and evaluation, tidy; large, so read when first asked for.
 
         Columns `id`, `evaluation`, `step`, `reading`, `layer`, `domain`, `expert`, `count` in (token, slot) pairs.
-        `iter_routing` gives the same in pieces, `counts` one trial's as an array.
+        `iter_routing` gives the same in pieces, `counts` one trial's as an array. Raises `SweepError`.
         """
         frame = pd.concat(list(self.iter_routing(len(self) or 1)), ignore_index=True)
         return frame.astype({"domain": "category"}) if len(frame) else frame

@@ -23,6 +23,8 @@ function short(x, digits = 3) {
   if (x !== 0 && Math.abs(x) < 0.5 * 10 ** -digits) return (Math.abs(x) < 0.5 * 10 ** (-digits - 2) ? x.toExponential(1) : x.toFixed(digits + (Math.abs(x) < 0.5 * 10 ** (-digits - 1) ? 2 : 1))).replace("-", "−");
   return x.toFixed(digits).replace("-", "−");
 }
+/** With that many decimals whatever the size, so that numbers in a column compare at a glance. */
+const fixed = (x, digits) => { const text = x.toFixed(digits); return /[1-9]/.test(text) ? text.replace("-", "−") : text.replace("-", ""); };
 const signed = (x, digits = 3) => known(x) && x > 0 ? "+" + short(x, digits) : short(x, digits);
 function size(p) {
   for (const [limit, unit] of [[1e12, "T"], [1e9, "B"], [1e6, "M"], [1e3, "k"]]) if (p >= limit) return (p / limit).toPrecision(3).replace(/\.?0+$/, "") + " " + unit;
@@ -48,7 +50,7 @@ const label = (row) => words(T.method[row] === "none" ? T.label[row].replace(/^n
 const isDone = (row) => T.state[row] === "done";
 const stateClass = (s) => s === "done" ? "done" : ["pending", "running", "skipped"].includes(s) ? "wait" : "bad";
 
-const SCOPED = unique(rows.filter((r) => T.scope[r] !== null).map((r) => T.method[r]));
+const SCOPED = D.methods.filter((m) => rows.some((r) => T.scope[r] !== null && T.method[r] === m));
 const COLOURED = D.methods.filter((m) => !["none", "reference", "random"].includes(m));
 function colour(method) {
   if (method === "none") return "var(--none)";
@@ -91,6 +93,24 @@ const tickText = (value, list) => {
   const step = list.length > 1 ? Math.abs(list[1] - list[0]) : 1;
   return value.toFixed(Math.min(6, Math.max(0, -Math.floor(Math.log10(step) + 1e-9) + (/[^0]5$/.test(String(step)) && String(step).includes("2") ? 1 : 0)))).replace("-", "−");
 };
+const pen = document.createElement("canvas").getContext("2d");
+/** Width in pixels of a text of the figures, as wide as its font draws it. */
+function textWidth(text, font = "600 13px") {
+  pen.font = `${font} system-ui, -apple-system, "Segoe UI", Roboto, Arial, sans-serif`;
+  return pen.measureText(text).width;
+}
+/** The text, its words shortened until it fits `room` pixels: first the part that names the method, then the end. */
+function fit(text, room, font) {
+  if (textWidth(text, font) <= room) return text;
+  let cut = text.replace("micro-batch", "micro").replace("global batch", "global").replace("sequence", "seq.").replace(" router", "");
+  if (textWidth(cut, font) <= room) return cut;
+  const [first, ...others] = cut.split(" · "), tail = others.length ? " · " + others.join(" · ") : "";
+  for (let n = first.length - 1; tail && n > 4; n--) if (textWidth(first.slice(0, n).trimEnd() + "…" + tail, font) <= room) return first.slice(0, n).trimEnd() + "…" + tail;
+  while (cut.length > 1 && textWidth(cut + "…", font) > room) cut = cut.slice(0, -1).trimEnd();
+  return cut + "…";
+}
+/** Space at the right that end labels take, at most that share of the width. */
+const labelRoom = (texts, width, share = .42) => Math.min(width * share, 16 + Math.max(40, ...texts.map((t) => textWidth(t))));
 /** Moves labels apart: wanted positions in, positions at least `gap` apart and inside [low, high] out. */
 function apart(wanted, gap, low, high) {
   const order = wanted.map((y, i) => [y, i]).sort((a, b) => a[0] - b[0]);
@@ -136,7 +156,7 @@ const redraw = () => redraws.forEach((again) => again());
 
 // ---- frame of a chart: y axis, grid lines, x area ------------------------------------------------------------------
 function frame(parent, { height, left = 46, right = 132, top = 14, bottom = 34, y, label, yTicks }) {
-  const width = Math.max(260, parent.clientWidth);
+  const width = Math.max(190, parent.clientWidth);
   const svg = make(parent, "svg", { viewBox: `0 0 ${width} ${height}`, height, role: "img", "aria-label": label });
   const area = { svg, width, height, left, right: width - right, top, bottom: height - bottom };
   area.y = (v) => area.bottom - (v - y[0]) / (y[1] - y[0] || 1) * (area.bottom - area.top);
@@ -151,6 +171,7 @@ function endLabels(area, labels, x) {
   const placed = apart(labels.map((l) => l.y), 16, area.top - 8, area.bottom);
   labels.forEach((l, i) => {
     if (Math.abs(placed[i] - l.y) > 5) make(area.svg, "path", { d: `M${x - 2},${l.y}L${x + 6},${placed[i]}`, stroke: l.colour, fill: "none", "stroke-opacity": .5 });
-    make(area.svg, "text", { class: "label", x: x + 9, y: placed[i] + 4.5, style: `fill:${l.colour}` }, l.text);
+    const text = fit(l.text, area.width - x - 9), node = make(area.svg, "text", { class: "label", x: x + 9, y: placed[i] + 4.5, style: `fill:${l.colour}`, "data-label": l.text }, text);
+    if (text !== l.text) node.setAttribute("data-tip", l.text);
   });
 }

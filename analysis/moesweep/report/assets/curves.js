@@ -13,9 +13,14 @@ function startChips() {
   const base = small.length ? small : SETTINGS;
   take(base.filter((s) => s.method === "reference"), 1);
   take(base.filter((s) => s.method === "random"), 1);
-  for (const m of SCOPED) for (const scope of [D.scopes[0], D.scopes[D.scopes.length - 1]]) take(base.filter((s) => s.method === m && s.scope === scope), 1);
+  for (const m of SCOPED.slice(0, 3)) for (const scope of [D.scopes[0], D.scopes[D.scopes.length - 1]]) take(base.filter((s) => s.method === m && s.scope === scope), 1);
   take(base, 6 - chosenOnes.length);
   return new Set(chosenOnes.slice(0, 8));
+}
+/** Of those settings what the page opens with, the smallest size and the further axes chosen; any of them where none is. */
+function opening(list) {
+  const some = list.filter((s) => matches(s.rows[0]) && (FACETS.length < 2 || T.parameters[s.rows[0]] === FACETS[0]));
+  return (some.length ? some : list).slice(0, 6);
 }
 /** Mean, lowest and highest over seeds at the steps of the first seed; seeds of another length count where they have the step. */
 function band(list, xKey, yKey, shift) {
@@ -35,14 +40,12 @@ function referenceAt(row, x) {
   return i < 0 || !c[state.reading] ? null : c[state.reading][i];
 }
 /** What sets a line apart from the others shown: method, scope, and the size and further axes only where they differ. */
-function lineName(s, shown, most = 27) {
+function lineName(s, shown) {
   const parts = [words(s.method === "none" ? "no balancing" : s.method)];
   if (s.scope) parts.push(words(s.scope));
   for (const axis of EXTRAS) if (unique(shown.map((o) => o.extra[axis])).length > 1) parts.push(s.extra[axis]);
   if (unique(shown.map((o) => o.scale)).length > 1 && known(s.scale)) parts.push(times(s.scale));
-  let text = parts.join(" · ");
-  if (text.length > most) text = text.replace("micro-batch", "micro").replace("global batch", "global").replace("sequence", most < 20 ? "seq." : "sequence");
-  return text.length > most ? text.slice(0, most - 1) + "…" : text;
+  return parts.join(" · ");
 }
 function seriesPanel(parent, series, points, label, options) {
   const drawn = series.map((s) => ({ s, points: points(s) })).filter((d) => d.points.length);
@@ -54,12 +57,12 @@ function seriesPanel(parent, series, points, label, options) {
   low -= pad; high += pad;
   if (options.atZero && low > -pad * 1.01) low = 0;
   else if (options.atZero && low < high * .4) low = Math.min(0, low + pad);
-  const area = frame(parent, { height: options.height || 340, bottom: options.xName ? 48 : 34, left: high >= 10000 ? 62 : 46, y: [low, high], label, right: parent.clientWidth < 420 ? 136 : 200 });
+  const area = frame(parent, { height: options.height || 340, bottom: 50, left: high >= 10000 ? 62 : 46, y: [low, high], label, right: labelRoom(drawn.map((d) => lineName(d.s, series)), Math.max(260, parent.clientWidth), .4) });
   const x = (v) => area.left + (v - x0) / (x1 - x0 || 1) * (area.right - area.left);
   const clip = make(area.svg, "clipPath", { id: options.id });
   make(clip, "rect", { x: area.left, y: area.top - 6, width: area.right - area.left + 4, height: area.bottom - area.top + 8 });
-  for (const v of ticks(x0, x1, 4)) make(area.svg, "text", { x: x(v), y: area.bottom + 20, "text-anchor": "middle" }, options.xText ? options.xText(v) : v.toLocaleString("en-US").replaceAll(",", "\u202f"));
-  make(area.svg, "text", options.xName ? { x: area.right, y: area.bottom + 40, "text-anchor": "end" } : { x: area.right + 22, y: area.bottom + 20 }, options.xName || "step");
+  for (const v of ticks(x0, x1 + (x1 - x0) * .01, 4)) make(area.svg, "text", { x: x(v), y: area.bottom + 20, "text-anchor": "middle" }, options.xText ? options.xText(v) : v.toLocaleString("en-US").replaceAll(",", "\u202f"));
+  make(area.svg, "text", { x: (area.left + area.right) / 2, y: area.bottom + 40, "text-anchor": "middle" }, options.xName || "step");
   make(area.svg, "line", { class: "axis", x1: area.left, x2: area.right, y1: area.bottom, y2: area.bottom });
   if (low < 0 && high > 0) make(area.svg, "line", { x1: area.left, x2: area.right, y1: area.y(0), y2: area.y(0), stroke: "var(--faint)" });
   const inside = make(area.svg, "g", { "clip-path": `url(#${options.id})` });
@@ -72,7 +75,7 @@ function seriesPanel(parent, series, points, label, options) {
     make(inside, "path", { d, fill: "none", stroke: colour(s.method), "stroke-width": 2, "stroke-dasharray": dash(s) || null, "stroke-linejoin": "round", "data-setting": s.setting, "data-last": last[1], "data-end": last[0] });
     if (options.dots) for (const q of p) make(inside, "circle", { cx: x(q[0]), cy: area.y(q[1]), r: 2.6, fill: colour(s.method) });
     make(inside, "path", { d, fill: "none", stroke: "transparent", "stroke-width": 12, "data-tip": `${s.label}\nat the end ${short(last[1], 4)}${last[4] > 1 ? ` (${short(last[2], 4)} to ${short(last[3], 4)} over ${last[4]} seeds)` : ""}` });
-    labels.push({ y: Math.max(area.top, Math.min(area.bottom, area.y(last[1]))), colour: colour(s.method), text: lineName(s, series, parent.clientWidth < 420 ? 17 : 27) });
+    labels.push({ y: Math.max(area.top, Math.min(area.bottom, area.y(last[1]))), colour: colour(s.method), text: lineName(s, series) });
   }
   endLabels(area, labels, area.right);
 }
@@ -137,13 +140,13 @@ if (withCurve.some((r) => D.curves[r].series || D.curves[r]["training.series"] |
   if (dropping) {
     const node = panel("drops", "Drop rate", [["", "over the schedule"]], null), every = SETTINGS.filter((s) => s.rows.some((r) => (seriesOf("series", "drop_rate")(D.curves[r]) || []).some((v) => v > 0)));
     const shown = every.filter((s) => state.chips.has(s.setting)), drops = (list) => (s) => band(s.rows, (c) => c.step.map((x) => Number((x / c.steps).toPrecision(4))), seriesOf("series", "drop_rate"));
-    draws.push(() => seriesPanel(node, shown.length ? shown : every.slice(0, 6), drops(), "Drop rate over the schedule", { id: "clip-drops", fromZero: true, atZero: true, end: 1, height: 280, xName: "share of the schedule", xText: (v) => Math.round(v * 100) + " %" }));
+    draws.push(() => seriesPanel(node, shown.length ? shown : opening(every), drops(), "Drop rate over the schedule", { id: "clip-drops", fromZero: true, atZero: true, end: 1, height: 280, xName: "share of the schedule", xText: (v) => Math.round(v * 100) + " %" }));
   }
   if (OTHERS.length) {
     if (!OTHERS.includes(state.other)) state.other = OTHERS[0];
     const node = panel("other", "Each step", OTHERS.map((k) => [k, sayOther(k)]), "other");
     const having = series.filter((s) => s.rows.some((r) => seriesOf("series", state.other)(D.curves[r])));
-    draws.push(() => seriesPanel(node, having.length ? having : SETTINGS.filter((s) => s.rows.some((r) => seriesOf("series", state.other)(D.curves[r]))).slice(0, 6), (s) => band(s.rows, "step", seriesOf("series", state.other)), sayOther(state.other), { id: "clip-other", fromZero: true, skipHead: state.other === "gradient_norm", height: 280 }));
+    draws.push(() => seriesPanel(node, having.length ? having : opening(SETTINGS.filter((s) => s.rows.some((r) => seriesOf("series", state.other)(D.curves[r])))), (s) => band(s.rows, "step", seriesOf("series", state.other)), sayOther(state.other), { id: "clip-other", fromZero: true, skipHead: state.other === "gradient_norm", height: 280 }));
   }
   draws.forEach((draw) => draw());
   const left = D.series_left_out.map((k) => k.startsWith("losses.") ? words(k.slice(7)) : sayMetric(k));

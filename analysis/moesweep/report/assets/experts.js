@@ -22,7 +22,7 @@ function startHeat() {
   const picked = [];
   const small = heatRows.filter((r) => FACETS.length < 2 || T.parameters[r] === FACETS[0]), base = small.length ? small : heatRows;
   const order = D.effects.length ? D.effects.slice().sort((a, b) => b.range - a.range)[0].method : SCOPED[0];
-  for (const s of D.scopes) { const r = base.filter((q) => T.method[q] === order && T.scope[q] === s && matches(q)).sort((a, b) => D.heat[b].steps.length - D.heat[a].steps.length || String(T.seed[a]).localeCompare(String(T.seed[b]), undefined, { numeric: true }))[0]; if (r !== undefined) picked.push(r); }
+  for (const s of D.scopes) { const r = base.filter((q) => T.method[q] === order && T.scope[q] === s && matches(q)).sort((a, b) => D.heat[b].steps.length - D.heat[a].steps.length || seedFirst(a, b))[0]; if (r !== undefined) picked.push(r); }
   for (const m of [["reference"], D.methods]) for (const r of base) if (picked.length < 3 + (picked.length ? 0 : 1) && m.includes(T.method[r]) && !picked.some((q) => T.setting[q] === T.setting[r])) picked.push(r);
   return picked.slice(0, 3);
 }
@@ -54,7 +54,9 @@ function heatMap(parent, row, layer, counts, domains, experts, first) {
   });
   make(svg, "line", { x1: left, x2: width, y1: even, y2: even, stroke: "var(--ink)", "stroke-opacity": .65, "stroke-dasharray": "2 3" });
 }
-const rowName = (r) => `${label(r)}${FACETS.length > 1 && known(T.scale[r]) ? " · " + times(T.scale[r]) : ""}${T.seed[r] === null ? "" : " · seed " + T.seed[r]}`;
+/** A trial's name for a narrow box: what tells trials of a study apart comes first, further axes last. */
+const rowName = (r) => [words(T.method[r] === "none" ? "no balancing" : T.method[r]), T.scope[r] && words(T.scope[r]), FACETS.length > 1 && known(T.scale[r]) && times(T.scale[r]), T.seed[r] !== null && "seed " + T.seed[r], ...Object.entries(T.extra[r]).map(([axis, v]) => words(axis.split(".").pop()) + " " + v)].filter(Boolean).join(" · ");
+const seedFirst = (a, b) => String(T.seed[a]).localeCompare(String(T.seed[b]), undefined, { numeric: true });
 function layerTools(tools, key, layers, id, again) {
   if (layers > 1) choice(tools, "layer", key, [...(layers > 3 ? [["ends", "first and last"]] : []), ["all", "all"], ...[...Array(layers).keys()].map((l) => [l, String(l)])], { id }, again);
 }
@@ -119,7 +121,7 @@ if (heatRows.length) section("heat", "Experts", "Which domain each expert serves
       });
     }
     draw();
-    make(body, "p", { class: "caption" }, `${capital(state.reading)} reading; purity and utilisation are those of the last evaluation.${D.heat_left_out ? ` To keep the page small, the maps of ${D.heat_left_out} lower-ranked trials are left out; the file has them.` : ""}`);
+    make(body, "p", { class: "caption" }, `${capital(state.reading)} reading; purity and utilisation are those of the last evaluation.${D.heat_left_out ? ` To keep the page small, the maps of ${D.heat_left_out} trials are left out, later seeds first; the file has them.` : ""}`);
   });
 
 // ---- load of the experts, strategies side by side ------------------------------------------------------------------
@@ -145,11 +147,11 @@ if (heatRows.length) section("load", "Load", "How evenly each router uses its ex
   "A cell is an expert's load against an even share, experts from the most used to the least. A pale map is a balanced router; red outlines are experts without a slot.",
   (body) => {
     const p = FACETS.length > 1 ? FACETS[0] : null, at = heatRows.filter((r) => p === null || T.parameters[r] === p), mine = at.filter((r) => matches(r) || !at.some((q) => T.method[q] === T.method[r] && matches(q)));
-    const settings = unique(mine.map((r) => T.setting[r])).map((s) => mine.filter((r) => T.setting[r] === s).sort((a, b) => D.heat[b].steps.length - D.heat[a].steps.length)[0]);
+    const settings = unique(mine.map((r) => T.setting[r])).map((s) => mine.filter((r) => T.setting[r] === s).sort((a, b) => D.heat[b].steps.length - D.heat[a].steps.length || seedFirst(a, b))[0]);
     if (!settings.length) { make(body, "p", { class: "empty" }, "No maps for this choice."); return; }
     const place = (list, v) => { const i = list.indexOf(v); return i < 0 ? list.length : i; };
     settings.sort((a, b) => place(D.methods, T.method[a]) - place(D.methods, T.method[b]) || place(D.scopes, T.scope[a]) - place(D.scopes, T.scope[b]));
-    const shown = settings.slice(0, 12), layers = Math.max(...shown.map((r) => D.heat[r].shape[0])), over = shown.some((r) => D.heat[r].steps.length > 1);
+    const shown = settings.slice(0, 18), layers = Math.max(...shown.map((r) => D.heat[r].shape[0])), over = shown.some((r) => D.heat[r].steps.length > 1);
     if (state.loadLayer === null) state.loadLayer = over ? "0" : "all";
     const tools = make(body, "div", { class: "tools" });
     choice(tools, "rows are", "loadLayer", [["all", "layers, last evaluation"], ...(over ? [...Array(layers).keys()].map((l) => [l, `evaluations, layer ${l}`]) : [])], { id: "load-rows" });
@@ -177,7 +179,7 @@ if (lossRows.length) section("expert-loss", "Expert loss", "Loss of the tokens t
   "A thin line is an expert: the loss of its tokens, weighted by the gate. Lines that part are experts with easier and harder text; the thick line is their mean.",
   (body) => {
     const layers = Math.max(...lossRows.map((r) => D.expert_loss[r].shape[0])), tools = make(body, "div", { class: "tools" });
-    if (!state.expertLoss) { const best = startHeat().map((r) => lossRows.find((q) => T.setting[q] === T.setting[r])).filter((r) => r !== undefined); state.expertLoss = unique([...best, ...lossRows]).slice(0, 3); }
+    if (!state.expertLoss) { const best = startHeat().map((r) => lossRows.includes(r) ? r : lossRows.find((q) => T.setting[q] === T.setting[r])).filter((r) => r !== undefined); state.expertLoss = unique([...best, ...lossRows]).slice(0, 3); }
     if (layers > 1) choice(tools, "layer", "expertLayer", [...Array(layers).keys()].map((l) => [l, String(l)]), { id: "expert-layer" });
     const grid = make(body, "div", { class: "panels" });
     grid.style.gridTemplateColumns = `repeat(${state.expertLoss.length}, minmax(0, 1fr))`;
@@ -197,13 +199,14 @@ if (lossRows.length) section("expert-loss", "Expert loss", "Loss of the tokens t
       return box;
     });
     chosenRows.forEach((c, slot) => {
-      const area = frame(boxes[slot], { height: 260, right: 14, y, label: `Loss by expert, layer ${c.layer}` }), tint = colour(T.method[c.row]);
+      const area = frame(boxes[slot], { height: 276, right: 14, bottom: 50, y, label: `Loss by expert, layer ${c.layer}` }), tint = colour(T.method[c.row]);
       const x0 = Math.min(...c.steps), x1 = Math.max(...c.steps), x = (v) => area.left + 6 + (x1 > x0 ? (v - x0) / (x1 - x0) : .5) * (area.right - area.left - 12);
       const clip = make(area.svg, "clipPath", { id: `clip-experts-${slot}` });
       make(clip, "rect", { x: area.left, y: area.top - 6, width: area.right - area.left, height: area.bottom - area.top + 8 });
       const inside = make(area.svg, "g", { "clip-path": `url(#clip-experts-${slot})` });
       const thinned = c.steps.length > 6 ? c.steps.filter((_, i) => i % 3 === 0) : c.steps;
       for (const v of thinned) make(area.svg, "text", { x: x(v), y: area.bottom + 20, "text-anchor": "middle" }, String(v));
+      make(area.svg, "text", { x: (area.left + area.right) / 2, y: area.bottom + 40, "text-anchor": "middle" }, "step");
       const averages = c.steps.map((_, t) => { const v = [...Array(c.experts).keys()].map((e) => c.at(t, e)).filter(known); return v.length ? mean(v) : null; });
       for (let e = 0; e < c.experts; e++) {
         const points = c.steps.map((step, t) => [step, c.at(t, e)]).filter(([, v]) => known(v)), d = "M" + points.map(([a, b]) => `${x(a)},${area.y(b)}`).join("L");

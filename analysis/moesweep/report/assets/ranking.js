@@ -21,7 +21,7 @@ function columns() {
 }
 const haystack = rows.map((r) => [T.label[r], label(r), T.id[r], T.state[r], T.reason[r], T.seed[r] === null ? "" : "seed=" + T.seed[r], ...Object.entries(D.axes).map(([axis, v]) => `${axis}=${v[r]}`)].join(" ").toLowerCase());
 if (N) section("ranking", "Ranking", "Trials, ranked by greedy loss",
-  "Loss is in nats per token over all domains of the validation set. Gaps are above 0 where a trial is worse than the reference router of equal other settings and seed. Click a column to sort, a trial for its settings and the command that reproduces it.",
+  "Loss is in nats per token over all domains of the validation set. Gaps are above 0 where a trial is worse than the reference router of equal other settings and seed. Click a column to sort, a trial (or press Enter on it) for its settings and the command that reproduces it.",
   (body) => {
     const tools = make(body, "div", { class: "tools" });
     const search = make(tools, "input", { type: "search", id: "filter", placeholder: "filter: aux_loss global seed=1", value: state.words, "aria-label": "Filter trials" });
@@ -36,6 +36,7 @@ if (N) section("ranking", "Ranking", "Trials, ranked by greedy loss",
     const count = make(tools, "span", { id: "shown" });
     const box = make(body, "div", { class: "scroll" });
     const table = make(box, "table", { id: "trials" });
+    const drawn = new Map(); // lines of single trials, kept as long as the columns are the same: filtering and sorting only move them
     const fill = () => {
       table.replaceChildren();
       const list = columns().filter((c) => !(state.means && c.perTrial));
@@ -63,7 +64,9 @@ if (N) section("ranking", "Ranking", "Trials, ranked by greedy loss",
       }
       const tbody = make(table, "tbody");
       items.forEach((item, i) => {
-        const first = item.rows[0], line = make(tbody, "tr", { class: "trial", "data-trial": state.means ? null : T.id[first], "data-setting": T.setting[first], "data-rank": rank.get(first) + 1 });
+        const first = item.rows[0], kept = state.means ? null : drawn.get(first);
+        if (kept) { kept.setAttribute("aria-expanded", "false"); tbody.append(kept); return; }
+        const line = make(tbody, "tr", { class: "trial", "data-trial": state.means ? null : T.id[first], "data-setting": T.setting[first], "data-rank": rank.get(first) + 1, tabindex: 0, "aria-expanded": "false" });
         make(line, "td", { class: "number" }, state.means ? i + 1 : isDone(first) ? rank.get(first) + 1 : "");
         for (const c of list) {
           const cell = make(line, "td", { class: c.number ? "number" : null });
@@ -80,10 +83,11 @@ if (N) section("ranking", "Ranking", "Trials, ranked by greedy loss",
           cell.append(c.metric.startsWith("gap") ? signed(v, c.digits) : c.digits === 0 ? showMetric(c.key, v) : short(v, c.digits), sd === null ? "" : ` ± ${c.digits === 0 ? showMetric(c.key, sd) : short(sd, c.digits)}`);
         }
         const toggle = () => {
-          if (line.nextSibling && line.nextSibling.classList.contains("detail")) { line.nextSibling.remove(); return; }
+          if (line.nextSibling && line.nextSibling.classList.contains("detail")) { line.nextSibling.remove(); line.setAttribute("aria-expanded", "false"); return; }
           const detail = document.createElement("tr");
           detail.className = "detail";
           line.after(detail);
+          line.setAttribute("aria-expanded", "true");
           const dl = make(make(detail, "td", { colspan: list.length + 1 }), "dl");
           const put = (k, v) => { make(dl, "dt", {}, k); return make(dl, "dd", {}, v); };
           for (const r of item.rows) {
@@ -96,7 +100,9 @@ if (N) section("ranking", "Ranking", "Trials, ranked by greedy loss",
             if (!state.means) for (const [axis, v] of Object.entries(D.axes)) if (v[r] !== "") put(axis, v[r]);
           }
         };
+        if (!state.means) drawn.set(first, line);
         line.addEventListener("click", toggle);
+        line.addEventListener("keydown", (event) => { if (event.target === line && (event.key === "Enter" || event.key === " ")) { event.preventDefault(); toggle(); } });
       });
       count.textContent = `${items.length} of ${state.means ? unique(T.setting).length + " settings" : N + (N === 1 ? " trial" : " trials")}`;
     };

@@ -1,6 +1,6 @@
 // Failures, provenance, terms, and the switch that moves the whole page.
 // ---- failures ------------------------------------------------------------------------------------------------------
-if (N) section("failures", "Failures", "Trials without a result", D.failures.length ? null : "None: every trial is done.", (body) => {
+if (N) section("failures", "Failures", "Trials without a result", D.failures.length ? `${D.failures.reduce((a, f) => a + f.rows.length, 0)} of ${N} trials, by state and reason; reasons that differ in their numbers alone are one, with the range of the numbers.` : "None: every trial is done.", (body) => {
   if (!D.failures.length) return;
   const table = make(make(body, "div", { class: "scroll" }), "table", { id: "failure-table" }), head = make(make(table, "thead"), "tr");
   for (const text of ["state", "trials", "reason", "which"]) make(head, "th", { class: text === "trials" ? "number" : null }, text);
@@ -11,10 +11,10 @@ if (N) section("failures", "Failures", "Trials without a result", D.failures.len
     make(line, "td", { class: "number" }, f.rows.length);
     make(line, "td", { class: "wrap" }, f.reason || "–");
     const cell = make(line, "td", { class: "wrap" });
-    f.rows.slice(0, 4).forEach((r, i) => cell.append((i ? "; " : "") + label(r) + (T.seed[r] === null ? "" : " seed " + T.seed[r])));
-    if (f.rows.length > 4) {
-      const more = make(cell, "button", { type: "button", class: "plain" }, `and ${f.rows.length - 4} more`);
-      more.addEventListener("click", () => { more.remove(); f.rows.slice(4).forEach((r) => cell.append("; " + label(r) + (T.seed[r] === null ? "" : " seed " + T.seed[r]))); });
+    f.rows.slice(0, 2).forEach((r, i) => cell.append((i ? "; " : "") + label(r) + (T.seed[r] === null ? "" : " seed " + T.seed[r])));
+    if (f.rows.length > 2) {
+      const more = make(cell, "button", { type: "button", class: "plain" }, `and ${f.rows.length - 2} more`);
+      more.addEventListener("click", () => { more.remove(); f.rows.slice(2).forEach((r) => cell.append("; " + label(r) + (T.seed[r] === null ? "" : " seed " + T.seed[r]))); });
     }
   }
 });
