@@ -26,9 +26,9 @@ Grid::Grid(const Communicator& gang, int expert_ranks, const MakeTransport& make
   copies_ = group(gang.size() / expert_ranks, gang.rank() % expert_ranks);
 }
 
-Grid::Grid(Transport& gang) : all_(&gang), copies_(&gang) {
+Grid::Grid() {
   owned_.push_back(make_local_transport());
-  experts_ = owned_.back().get();
+  all_ = experts_ = copies_ = owned_.back().get();
 }
 
 }  // namespace moesweep::comm

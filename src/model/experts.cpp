@@ -6,6 +6,10 @@
 #include <ATen/Parallel.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include <chrono>
+#include <optional>
+
+#include "expert_exchange.hpp"
 #include "moesweep/core/error.hpp"
 
 namespace moesweep::model {
@@ -124,16 +128,29 @@ struct Kept : torch::CustomClassHolder {
   Parameters::Stack gate_up, down;
   at::Tensor gate_up_compute, down_compute, offsets;
   at::ScalarType compute = at::kFloat;
+  std::optional<ExpertExchange> exchange;
+  ExpertSeconds* seconds = nullptr;
 };
 
-/// Rows [start[e], start[e + 1]) of a and out meet matrix e.
+/// Rows [start[e], start[e + 1]) of this rank's experts meet matrix e.
 template <class Product>
-void for_each_expert(const Dispatch& dispatch, Product&& product) {
-  for (std::size_t e = 0; e + 1 < dispatch.start.size(); ++e) {
-    const std::int64_t first = dispatch.start[e], count = dispatch.start[e + 1] - first;
-    if (count > 0) product(static_cast<std::int64_t>(e), first, count);
-  }
+void for_each_expert(const std::vector<std::int64_t>& start, Product&& product) {
+  for (std::size_t e = 0; e + 1 < start.size(); ++e)
+    if (const std::int64_t count = start[e + 1] - start[e]; count > 0) product(static_cast<std::int64_t>(e), start[e], count);
 }
+
+/// Adds the time of its life.
+class Stopwatch {
+ public:
+  explicit Stopwatch(double& seconds) : seconds_(&seconds) {}
+  ~Stopwatch() { *seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - begin_).count(); }
+  Stopwatch(const Stopwatch&) = delete;
+  Stopwatch& operator=(const Stopwatch&) = delete;
+
+ private:
+  double* seconds_;
+  std::chrono::steady_clock::time_point begin_ = std::chrono::steady_clock::now();
+};
 
 /// gradient[e] += a^T b, in the gradient's type.
 void add_product(const at::Tensor& gradient, const at::Tensor& a, const at::Tensor& b) {
@@ -144,24 +161,35 @@ void add_product(const at::Tensor& gradient, const at::Tensor& a, const at::Tens
 class RoutedExperts : public torch::autograd::Function<RoutedExperts> {
  public:
   /// Gives {combined, rows}.
-  static variable_list forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& weight, const c10::intrusive_ptr<Kept>& kept) {
+  static variable_list forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& weight, const c10::intrusive_ptr<Kept>& kept,
+                               const std::function<void()>* meanwhile) {
     const Dispatch& dispatch = kept->dispatch;
-    const std::int64_t rows = dispatch.slot_of_row.numel(), f = kept->down.value.size(1), d = x.size(1);
-    const at::Tensor input = x.to(kept->compute).index_select(0, dispatch.token_of_row);
-    at::Tensor inner = at::empty({rows, 2 * f}, input.options()), output = at::empty({rows, d}, input.options());
-    for_each_expert(dispatch, [&](std::int64_t e, std::int64_t first, std::int64_t count) {
-      at::Tensor out = inner.narrow(0, first, count);
-      at::mm_out(out, input.narrow(0, first, count), kept->gate_up_compute[e]);
-    });
-    const at::Tensor activation = at::silu(inner.narrow(1, 0, f)).mul_(inner.narrow(1, f, f));
-    for_each_expert(dispatch, [&](std::int64_t e, std::int64_t first, std::int64_t count) {
-      at::Tensor out = output.narrow(0, first, count);
-      at::mm_out(out, activation.narrow(0, first, count), kept->down_compute[e]);
-    });
-    const at::Tensor wide = output.to(x.scalar_type());
+    const auto& start = kept->exchange->start();
+    at::Tensor sent;
+    {
+      const Stopwatch watch(kept->seconds->dispatch);
+      sent = x.to(kept->compute).index_select(0, dispatch.token_of_row);
+    }
+    const at::Tensor input = kept->exchange->to_experts(sent, *meanwhile);
+    const std::int64_t rows = input.size(0), f = kept->down.value.size(1), d = x.size(1);
+    at::Tensor inner = at::empty({rows, 2 * f}, input.options()), output = at::empty({rows, d}, input.options()), activation;
+    {
+      const Stopwatch watch(kept->seconds->compute);
+      for_each_expert(start, [&](std::int64_t e, std::int64_t first, std::int64_t count) {
+        at::Tensor out = inner.narrow(0, first, count);
+        at::mm_out(out, input.narrow(0, first, count), kept->gate_up_compute[e]);
+      });
+      activation = at::silu(inner.narrow(1, 0, f)).mul_(inner.narrow(1, f, f));
+      for_each_expert(start, [&](std::int64_t e, std::int64_t first, std::int64_t count) {
+        at::Tensor out = output.narrow(0, first, count);
+        at::mm_out(out, activation.narrow(0, first, count), kept->down_compute[e]);
+      });
+    }
+    const at::Tensor wide = kept->exchange->from_experts(output).to(x.scalar_type());
     context->save_for_backward({input, inner, activation, wide, weight});
     context->saved_data["kept"] = c10::IValue::make_capsule(kept);
     context->set_materialize_grads(false);
+    const Stopwatch watch(kept->seconds->dispatch);
     return {combine(wide, dispatch.row_of_slot, kept->offsets, weight), wide};
   }
 
@@ -170,49 +198,67 @@ class RoutedExperts : public torch::autograd::Function<RoutedExperts> {
     const at::Tensor &input = saved[0], &inner = saved[1], &activation = saved[2], &output = saved[3], &weight = saved[4];
     const auto kept = c10::static_intrusive_pointer_cast<Kept>(context->saved_data["kept"].toCapsule());
     const Dispatch& dispatch = kept->dispatch;
+    const auto& start = kept->exchange->start();
     const std::int64_t f = kept->down.value.size(1);
-    at::Tensor output_gradient, weight_gradient;
-    if (gradients[0].defined()) combine_backward(gradients[0].contiguous(), output, dispatch, weight, output_gradient, weight_gradient);
-    if (gradients[1].defined()) output_gradient = output_gradient.defined() ? output_gradient.add_(gradients[1]) : gradients[1];
-    output_gradient = output_gradient.to(kept->compute).contiguous();
+    at::Tensor row_gradient, weight_gradient;
+    {
+      const Stopwatch watch(kept->seconds->dispatch);
+      if (gradients[0].defined()) combine_backward(gradients[0].contiguous(), output, dispatch, weight, row_gradient, weight_gradient);
+      if (gradients[1].defined()) row_gradient = row_gradient.defined() ? row_gradient.add_(gradients[1]) : gradients[1];
+      // Every rank takes part in the exchange, whatever its own gradients.
+      row_gradient = row_gradient.defined() ? row_gradient.to(kept->compute).contiguous() : at::zeros(output.sizes(), input.options());
+    }
+    const at::Tensor output_gradient = kept->exchange->to_experts(row_gradient);
 
     // Through one matrix of each expert: the gradient of its input rows, and that of the matrix, added to its stack.
     const auto through = [&](const at::Tensor& from, const at::Tensor& matrix, const at::Tensor& rows, const at::Tensor& matrix_gradient) {
-      at::Tensor row_gradient = at::empty_like(rows);
-      for_each_expert(dispatch, [&](std::int64_t e, std::int64_t first, std::int64_t count) {
+      at::Tensor gradient = at::empty_like(rows);
+      for_each_expert(start, [&](std::int64_t e, std::int64_t first, std::int64_t count) {
         const at::Tensor part = from.narrow(0, first, count);
-        at::Tensor out = row_gradient.narrow(0, first, count);
+        at::Tensor out = gradient.narrow(0, first, count);
         at::mm_out(out, part, matrix[e].t());
         add_product(matrix_gradient[e], rows.narrow(0, first, count), part);
       });
-      return row_gradient;
+      return gradient;
     };
-    at::Tensor activation_gradient = through(output_gradient, kept->down_compute, activation, kept->down.gradient);
-    const at::Tensor gate = inner.narrow(1, 0, f), up = inner.narrow(1, f, f);
-    at::Tensor inner_gradient = at::empty_like(inner);
-    at::Tensor gate_gradient = inner_gradient.narrow(1, 0, f), up_gradient = inner_gradient.narrow(1, f, f);
-    at::mul_out(up_gradient, activation_gradient, at::silu(gate));
-    gate_gradient.copy_(at::silu_backward(activation_gradient.mul_(up), gate));
-    const at::Tensor input_gradient = through(inner_gradient, kept->gate_up_compute, input, kept->gate_up.gradient);
-    const at::Tensor x_gradient = combine(input_gradient.to(output.scalar_type()), dispatch.row_of_slot, kept->offsets, at::Tensor());
-    return {x_gradient, weight_gradient, at::Tensor()};
+    at::Tensor input_gradient;
+    {
+      const Stopwatch watch(kept->seconds->compute);
+      at::Tensor activation_gradient = through(output_gradient, kept->down_compute, activation, kept->down.gradient);
+      const at::Tensor gate = inner.narrow(1, 0, f), up = inner.narrow(1, f, f);
+      at::Tensor inner_gradient = at::empty_like(inner);
+      at::Tensor gate_gradient = inner_gradient.narrow(1, 0, f), up_gradient = inner_gradient.narrow(1, f, f);
+      at::mul_out(up_gradient, activation_gradient, at::silu(gate));
+      gate_gradient.copy_(at::silu_backward(activation_gradient.mul_(up), gate));
+      input_gradient = through(inner_gradient, kept->gate_up_compute, input, kept->gate_up.gradient);
+    }
+    const at::Tensor returned = kept->exchange->from_experts(input_gradient).to(output.scalar_type());
+    const Stopwatch watch(kept->seconds->dispatch);
+    const at::Tensor x_gradient = combine(returned, dispatch.row_of_slot, kept->offsets, at::Tensor());
+    return {x_gradient, weight_gradient, at::Tensor(), at::Tensor()};
   }
 };
 
 }  // namespace
 
 ExpertOutputs expert_outputs(const at::Tensor& x, const routing::Assignment& assignment, const Parameters::Stack& gate_up,
-                             const Parameters::Stack& down, at::ScalarType compute) {
+                             const Parameters::Stack& down, at::ScalarType compute, comm::Transport& experts, ExpertSeconds& seconds,
+                             const std::function<void()>& meanwhile) {
   MOESWEEP_ASSERT(x.dim() == 2 && assignment.slots.offsets.numel() == x.size(0) + 1, "expert_outputs needs x [T, d] and offsets [T + 1]");
   auto kept = c10::make_intrusive<Kept>();
-  kept->dispatch = sort_by_expert(assignment.slots, gate_up.value.size(0));
+  kept->seconds = &seconds;
+  {
+    const Stopwatch watch(seconds.dispatch);
+    kept->dispatch = sort_by_expert(assignment.slots, gate_up.value.size(0) * experts.size());
+  }
+  kept->exchange.emplace(experts, kept->dispatch.start, &seconds);
   kept->gate_up = gate_up;
   kept->down = down;
   kept->gate_up_compute = gate_up.value.to(compute);
   kept->down_compute = down.value.to(compute);
   kept->offsets = assignment.slots.offsets.contiguous();
   kept->compute = compute;
-  const auto outputs = RoutedExperts::apply(x.contiguous(), assignment.weight.to(x.scalar_type()).contiguous(), kept);
+  const auto outputs = RoutedExperts::apply(x.contiguous(), assignment.weight.to(x.scalar_type()).contiguous(), kept, &meanwhile);
   return {outputs[0], outputs[1], kept->dispatch.row_of_slot};
 }
 

@@ -50,16 +50,29 @@ void add_pooled(std::map<std::string, at::Tensor>& losses, const std::vector<rou
   }
 }
 
+Part part_of(comm::Transport& ranks) { return {ranks.rank(), ranks.size()}; }
+
+Holdings holdings_of(comm::Grid& grid, bool shard_moments) {
+  Holdings holdings;
+  holdings.experts = part_of(grid.experts());
+  if (shard_moments) {
+    holdings.dense_moments = part_of(grid.all());
+    holdings.expert_moments = part_of(grid.copies());
+  }
+  return holdings;
+}
+
 /// The decision of a layer that takes another one's: its slots and counts, no statistics of its own.
 routing::Decision replayed(const routing::Decision& decision) { return {decision.slots, {}, decision.counts, {}}; }
 
 }  // namespace
 
-MoeModel::MoeModel(const ModelConfig& config, const routing::RoutingConfig& routing, std::int64_t vocabulary, std::int64_t domains,
-                   comm::Transport& gang, const MoeModelOptions& options)
+MoeModel::MoeModel(const ModelConfig& config, const routing::RoutingConfig& routing, std::int64_t vocabulary, std::int64_t domains, comm::Grid& grid,
+                   const MoeModelOptions& options)
     : config_(config),
       routing_(routing),
-      parameters_(config, vocabulary, master_type(options.compute), options.seed, routing),
+      grid_(&grid),
+      parameters_(config, vocabulary, master_type(options.compute), options.seed, routing, holdings_of(grid, options.shard_moments)),
       compute_(options.compute) {
   routing::RouterPlace place;
   place.layers = routing.depth == routing::Depth::shared_decision ? std::min<std::int64_t>(1, moe_layers()) : moe_layers();
@@ -70,7 +83,7 @@ MoeModel::MoeModel(const ModelConfig& config, const routing::RoutingConfig& rout
   place.vocabulary = vocabulary;
   place.token_frequency = options.token_frequency;
   place.recording = options.recording;
-  for (place.layer = 0; place.layer < place.layers; ++place.layer) routers_.emplace_back(routing.of_layer(place.layer), place, gang);
+  for (place.layer = 0; place.layer < place.layers; ++place.layer) routers_.emplace_back(routing.of_layer(place.layer), place, grid.host());
 }
 
 bool MoeModel::needs_whole_step(routing::Mode mode) const {
@@ -89,13 +102,6 @@ std::vector<std::string> MoeModel::loss_names() const {
     for (const std::string& name : router.loss_names())
       if (std::ranges::find(names, name) == names.end()) names.push_back(name);
   return names;
-}
-
-std::map<std::string, std::vector<Span>> MoeModel::imported_spans() const {
-  std::map<std::string, std::vector<Span>> spans;
-  for (const Span& span : parameters_.spans())
-    if (!span.imported_from.empty()) spans[span.imported_from].push_back(span);
-  return spans;
 }
 
 void MoeModel::begin_step(std::int64_t step, bool training) {
@@ -163,8 +169,14 @@ MoeModel::Before MoeModel::before_experts(std::int64_t layer, const at::Tensor& 
 }
 
 at::Tensor MoeModel::after_experts(std::int64_t layer, const Before& before, const routing::Assignment& assignment, Losses* losses) const {
-  const ExpertOutputs outputs =
-      expert_outputs(before.input, assignment, parameters_.stack(layer, "gate_up"), parameters_.stack(layer, "down"), compute_);
+  const bool records = at::GradMode::is_enabled();
+  at::Tensor shared;
+  const auto while_rows_travel = [&] {
+    const at::AutoGradMode recording(records);
+    if (config_.shared_experts + routing_.extra_experts.shared > 0) shared = swiglu(before.input, layer_name(layer, "shared."));
+  };
+  const ExpertOutputs outputs = expert_outputs(before.input, assignment, parameters_.stack(layer, "gate_up"), parameters_.stack(layer, "down"),
+                                               compute_, grid_->experts(), seconds_, while_rows_travel);
   at::Tensor x = before.residual + outputs.combined;
   if (routing_.extra_experts.routed() > 0) {
     std::vector<ConstantExpert> constants;
@@ -174,7 +186,7 @@ at::Tensor MoeModel::after_experts(std::int64_t layer, const Before& before, con
     }
     x = x + extra_experts(before.input, assignment, config_.experts, routing_.extra_experts, constants);
   }
-  if (config_.shared_experts + routing_.extra_experts.shared > 0) x = x + swiglu(before.input, layer_name(layer, "shared."));
+  if (shared.defined()) x = x + shared;
   if (losses != nullptr) regularise(layer, outputs, assignment.slots, *before.scores.tokens, *losses);
   return x;
 }
@@ -194,7 +206,7 @@ void MoeModel::regularise(std::int64_t layer, const ExpertOutputs& outputs, cons
     add_loss(losses, "router_orthogonality", routing::router_orthogonality(rows) * (now.router_orthogonality * share));
   if (now.expert_router_coupling > 0) {
     const at::Tensor proxies = noisy_proxies(rows.narrow(0, 0, config_.experts), layout.seed, layout.step, moe);
-    const at::Tensor activations = gate_activations(proxies, parameters_.stack(layer, "gate_up"));
+    const at::Tensor activations = gate_activations(proxies, parameters_.stack(layer, "gate_up"), grid_->experts());
     add_loss(losses, "expert_router_coupling",
              routing::expert_router_coupling(activations, now.coupling_margin) * (now.expert_router_coupling * share));
   }

@@ -36,8 +36,9 @@ void fill_normal(Real* out, const Span& span, std::uint64_t seed, Purpose purpos
 }  // namespace
 
 Parameters::Parameters(const ModelConfig& config, std::int64_t vocabulary, at::ScalarType dtype, std::int64_t seed,
-                       const routing::RoutingConfig& routing)
-    : seed_(seed) {
+                       const routing::RoutingConfig& routing, const Holdings& holdings)
+    : seed_(seed), experts_(config.experts), first_expert_(holdings.experts.begin(config.experts)) {
+  MOESWEEP_ASSERT(config.experts % holdings.experts.parts == 0, "each rank holds as many experts");
   const std::int64_t d = config.width, f = config.expert_width;
   const double into_residual = 1.0 / std::sqrt(2.0 * static_cast<double>(config.layers));
   const auto fan_in = [](std::int64_t inputs) { return 1.0 / std::sqrt(static_cast<double>(inputs)); };
@@ -75,16 +76,25 @@ Parameters::Parameters(const ModelConfig& config, std::int64_t vocabulary, at::S
       dense(constant + "mix", {2, d}, fan_in(d));
       dense(constant + "vector", {d}, 1.0);
     }
-    for (std::int64_t e = 0; e < config.experts; ++e) {
-      const std::string expert = prefix + "experts." + std::to_string(e) + ".";
-      append({expert + "gate_up", ParameterClass::expert, 0, {d, 2 * f}, true, fan_in(d)});
-      append({expert + "down", ParameterClass::expert, 0, {f, d}, true, fan_in(f) * into_residual});
+    // One matrix of all experts, then the other: a stack lies in one piece.
+    const std::int64_t end_expert = holdings.experts.end(config.experts);
+    for (const bool up : {true, false}) {
+      const std::string which = up ? "gate_up" : "down";
+      stack_offsets_[{layer, which}] = sizes_[static_cast<std::size_t>(ParameterClass::expert)];
+      for (std::int64_t e = first_expert_; e < end_expert; ++e)
+        append({prefix + "experts." + std::to_string(e) + "." + which, ParameterClass::expert, 0, up ? std::vector{d, 2 * f} : std::vector{f, d},
+                true, up ? fan_in(d) : fan_in(f) * into_residual});
     }
   }
 
-  for (std::size_t c = 0; c < 2; ++c)
-    for (at::Tensor* buffer : {&buffers_[c].value, &buffers_[c].gradient, &buffers_[c].first_moment, &buffers_[c].second_moment})
-      *buffer = at::zeros({sizes_[c]}, dtype);
+  for (const auto c : {ParameterClass::dense, ParameterClass::expert}) {
+    Buffers& b = buffers(c);
+    const std::int64_t size = sizes_[static_cast<std::size_t>(c)];
+    const Part& updated = c == ParameterClass::dense ? holdings.dense_moments : holdings.expert_moments;
+    b.first_updated = updated.begin(size);
+    for (at::Tensor* buffer : {&b.value, &b.gradient}) *buffer = at::zeros({size}, dtype);
+    for (at::Tensor* buffer : {&b.first_moment, &b.second_moment}) *buffer = at::zeros({updated.end(size) - b.first_updated}, dtype);
+  }
 
   for (const Span& span : spans_) {
     draw(span, Purpose::init, 0);
@@ -97,18 +107,31 @@ Parameters::Parameters(const ModelConfig& config, std::int64_t vocabulary, at::S
     leaves_.emplace(span.name, leaf);
   }
 
-  // A layer's experts lie one behind the other, gate_up before down: stacks are strided views.
-  const std::int64_t stride = 3 * d * f;
-  for (std::int64_t layer = config.dense_layers; layer < config.layers; ++layer) {
-    const std::int64_t first = (layer - config.dense_layers) * config.experts * stride;
-    auto& expert = buffers(ParameterClass::expert);
-    for (const std::string which : {"gate_up", "down"}) {
-      const bool up = which == "gate_up";
-      const std::vector<std::int64_t> shape{config.experts, up ? d : f, up ? 2 * f : d}, strides{stride, up ? 2 * f : d, 1};
-      const std::int64_t offset = first + (up ? 0 : 2 * d * f);
-      stacks_[{layer, which}] = {expert.value.as_strided(shape, strides, offset), expert.gradient.as_strided(shape, strides, offset)};
-    }
+  const Buffers& expert = buffers(ParameterClass::expert);
+  const std::int64_t mine = holdings.experts.end(config.experts) - first_expert_;
+  for (const auto& [key, offset] : stack_offsets_) {
+    const bool up = key.second == "gate_up";
+    const std::vector<std::int64_t> shape{mine, up ? d : f, up ? 2 * f : d};
+    const std::int64_t count = mine * shape[1] * shape[2];
+    stacks_[key] = {expert.value.narrow(0, offset, count).view(shape), expert.gradient.narrow(0, offset, count).view(shape)};
   }
+}
+
+std::vector<Parameters::Logical> Parameters::logical() const {
+  std::vector<Logical> all;
+  for (const Span& span : spans_)
+    if (span.parameter_class == ParameterClass::dense)
+      all.push_back({span.name, ParameterClass::dense, span.shape, 0, span.count(), span.offset, span.imported_from});
+  for (const auto& [key, stack] : stacks_) {
+    const std::int64_t each = stack.value.size(1) * stack.value.size(2);
+    all.push_back({"layers." + std::to_string(key.first) + ".experts." + key.second,
+                   ParameterClass::expert,
+                   {experts_, stack.value.size(1), stack.value.size(2)},
+                   first_expert_ * each,
+                   stack.value.numel(),
+                   stack_offsets_.at(key)});
+  }
+  return all;
 }
 
 void Parameters::append(Span span) {

@@ -17,9 +17,15 @@ using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
 struct KeptStack : torch::CustomClassHolder {
-  explicit KeptStack(Parameters::Stack s) : stack(std::move(s)) {}
+  KeptStack(Parameters::Stack s, comm::Transport& transport) : stack(std::move(s)), experts(&transport) {}
   Parameters::Stack stack;
+  comm::Transport* experts;
 };
+
+void sum_over(comm::Transport& ranks, at::Tensor& values, const char* what) {
+  ranks.all_reduce_sum(values.data_ptr(), static_cast<std::size_t>(values.numel()), values.scalar_type() == at::kDouble ? DType::f64 : DType::f32,
+                       what);
+}
 
 at::Tensor gate_half(const at::Tensor& gate_up) { return gate_up.narrow(2, 0, gate_up.size(2) / 2); }
 
@@ -30,15 +36,22 @@ class GateActivations : public torch::autograd::Function<GateActivations> {
     const at::Tensor norm = at::linalg_vector_norm(inner, 2, {2});                            // [E, n]
     context->save_for_backward({proxies, inner, norm});
     context->saved_data["stack"] = c10::IValue::make_capsule(kept);
-    return norm.t().contiguous();
+    const std::int64_t mine = norm.size(0), ranks = kept->experts->size();
+    at::Tensor columns = at::zeros({proxies.size(0), mine * ranks}, norm.options());
+    columns.narrow(1, mine * kept->experts->rank(), mine).copy_(norm.t());
+    sum_over(*kept->experts, columns, "columns of gate activations");
+    return columns;
   }
 
   static variable_list backward(AutogradContext* context, const variable_list& gradients) {
     const auto saved = context->get_saved_variables();
     const at::Tensor &proxies = saved[0], &inner = saved[1], &norm = saved[2];
     const auto kept = c10::static_intrusive_pointer_cast<KeptStack>(context->saved_data["stack"].toCapsule());
+    at::Tensor gradient = gradients[0].contiguous().clone();
+    sum_over(*kept->experts, gradient, "gradients of gate activations");
+    const at::Tensor mine = gradient.narrow(1, norm.size(0) * kept->experts->rank(), norm.size(0));
     // d ||v|| = v / ||v||, and 0 where v is.
-    const at::Tensor slope = at::where(norm > 0, gradients[0].t() / norm, at::zeros_like(norm));
+    const at::Tensor slope = at::where(norm > 0, mine.t() / norm, at::zeros_like(norm));
     const at::Tensor inner_gradient = inner * slope.unsqueeze(2);
     gate_half(kept->stack.gradient).add_(at::matmul(proxies.t().unsqueeze(0), inner_gradient));
     return {at::matmul(inner_gradient, gate_half(kept->stack.value).transpose(1, 2)).sum(0), at::Tensor()};
@@ -47,10 +60,10 @@ class GateActivations : public torch::autograd::Function<GateActivations> {
 
 }  // namespace
 
-at::Tensor gate_activations(const at::Tensor& proxies, const Parameters::Stack& gate_up) {
+at::Tensor gate_activations(const at::Tensor& proxies, const Parameters::Stack& gate_up, comm::Transport& experts) {
   // The matrices have their gradient where the router is frozen, too.
   const at::Tensor input = proxies.requires_grad() ? proxies : proxies.detach().set_requires_grad(true);
-  return GateActivations::apply(input, c10::make_intrusive<KeptStack>(gate_up));
+  return GateActivations::apply(input, c10::make_intrusive<KeptStack>(gate_up, experts));
 }
 
 at::Tensor noisy_proxies(const at::Tensor& rows, std::int64_t seed, std::int64_t step, std::int64_t layer) {

@@ -58,6 +58,10 @@ void EvaluationConfig::list(FieldList& fields) {
 void ParallelConfig::list(FieldList& fields) {
   fields.add("expert", expert, "ranks over which a trial's experts are spread (EP)").at_least(1).at_most(65536).execution();
   fields.add("data", data, "ranks over which a trial's sequences are spread beside EP (DP)").at_least(1).at_most(1048576).execution();
+  fields
+      .add("shard_moments", shard_moments,
+           "each rank keeps the optimiser's moments of its part of the parameters alone, updates that part and gives it to the others (ZeRO-1)")
+      .execution();
   fields.add("threads", threads, "threads of a rank").at_least(1).at_most(4096).execution();
 }
 
@@ -127,7 +131,6 @@ std::string refusal(const TrialConfig& config) {
                        train.micro_batch_sequences);
   if (config.model.experts % config.parallel.expert != 0)
     return fmt::format("parallel.expert = {} must divide model.experts = {}", config.parallel.expert, config.model.experts);
-  if (config.parallel.expert > 1) return "parallel.expert > 1: this version spreads sequences over ranks (parallel.data), not experts";
   return "";
 }
 

@@ -3,7 +3,10 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
+#include <cmath>
 #include <numbers>
+#include <optional>
 
 namespace moesweep::train {
 
@@ -21,13 +24,11 @@ double learning_rate_at(const TrainConfig& config, std::int64_t step, std::int64
   return config.learning_rate * (share + (1 - share) * 0.5 * (1 + std::cos(std::numbers::pi * progress)));
 }
 
-double gradient_norm(model::Parameters& parameters) {
-  double squares = 0;
-  for (const auto c : kClasses) {
-    const at::Tensor norm = at::linalg_vector_norm(parameters.buffers(c).gradient, 2, {}, false, at::kDouble);
-    squares += std::pow(norm.item<double>(), 2);
-  }
-  return std::sqrt(squares);
+double gradient_norm(model::Parameters& parameters, comm::Transport& experts) {
+  const auto squares = [&](ParameterClass c) {
+    return std::pow(at::linalg_vector_norm(parameters.buffers(c).gradient, 2, {}, false, at::kDouble).item<double>(), 2);
+  };
+  return std::sqrt(squares(ParameterClass::dense) + experts.all_reduce_sum(squares(ParameterClass::expert), "gradient norm of the experts"));
 }
 
 void clip_gradients(model::Parameters& parameters, double norm, double clip_norm) {
@@ -43,22 +44,35 @@ void adamw_step(model::Parameters& parameters, const TrainConfig& config, std::i
     at::_fused_adamw_(value, gradient, first, second, {}, steps, learning_rate, config.beta1, config.beta2, weight_decay, config.epsilon,
                       /*amsgrad=*/false, /*maximize=*/false);
   };
+  // Elements [begin, end) of a class's buffers, as far as this rank updates them.
+  struct Piece {
+    at::Tensor value, gradient, first, second;
+  };
+  const auto piece_of = [&](ParameterClass c, std::int64_t begin, std::int64_t end) -> std::optional<Piece> {
+    const model::Buffers& b = parameters.buffers(c);
+    begin = std::max(begin, b.first_updated);
+    end = std::min(end, b.first_updated + b.first_moment.numel());
+    if (begin >= end) return {};
+    const auto count = end - begin, moment = begin - b.first_updated;
+    return Piece{b.value.narrow(0, begin, count), b.gradient.narrow(0, begin, count), b.first_moment.narrow(0, moment, count),
+                 b.second_moment.narrow(0, moment, count)};
+  };
   if (config.weight_decay == 0) {
-    for (const auto c : kClasses) {
-      auto& b = parameters.buffers(c);
-      update({b.value}, {b.gradient}, {b.first_moment}, {b.second_moment}, 0);
-    }
+    for (const auto c : kClasses)
+      if (const auto piece = piece_of(c, 0, parameters.buffers(c).value.numel()))
+        update({piece->value}, {piece->gradient}, {piece->first}, {piece->second}, 0);
     return;
   }
   for (const bool decays : {false, true}) {
     std::vector<at::Tensor> value, gradient, first, second;
     for (const auto& span : parameters.spans()) {
       if (span.decays != decays || span.frozen) continue;
-      auto& b = parameters.buffers(span.parameter_class);
-      value.push_back(b.value.narrow(0, span.offset, span.count()));
-      gradient.push_back(b.gradient.narrow(0, span.offset, span.count()));
-      first.push_back(b.first_moment.narrow(0, span.offset, span.count()));
-      second.push_back(b.second_moment.narrow(0, span.offset, span.count()));
+      const auto piece = piece_of(span.parameter_class, span.offset, span.offset + span.count());
+      if (!piece) continue;
+      value.push_back(piece->value);
+      gradient.push_back(piece->gradient);
+      first.push_back(piece->first);
+      second.push_back(piece->second);
     }
     update(value, gradient, first, second, decays ? config.weight_decay : 0);
   }

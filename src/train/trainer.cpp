@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <map>
 #include <numbers>
 
 #include "assignments.hpp"
@@ -77,15 +78,22 @@ Share share_of(std::int64_t sequences, std::int64_t micro_batch_sequences, int r
 }
 
 Trainer::Trainer(const TrialConfig& config, const data::Source& source, const comm::Communicator& gang, const std::atomic<bool>* stop, bool resumes)
-    : config_(config), source_(source), gang_(gang), stop_(stop), transport_(comm::make_transport(gang)), steps_(config.steps()) {
+    : config_(config),
+      source_(source),
+      gang_(gang),
+      stop_(stop),
+      grid_(gang, static_cast<int>(config.parallel.expert)),
+      transport_(&grid_.host()),
+      steps_(config.steps()) {
   if (const auto reason = refusal(config); !reason.empty()) throw Error(ErrorKind::config, reason).thrown_on_every_rank();
   model::MoeModelOptions options;
   options.compute = compute_type(config.train.dtype);
   options.seed = config.seed;
+  options.shard_moments = config.parallel.shard_moments;
   if (any_layer(config, [](const auto& layer) { return selects(layer, "hash") && layer.hash_table == routing::HashTable::balanced; }))
     gang.agree([&] { options.token_frequency = token_frequency_of(source); }, "token frequencies");
   options.recording = read_replayed();
-  model_ = std::make_unique<model::MoeModel>(config.model, config.routing, source.vocabulary(), source.domains(), *transport_, options);
+  model_ = std::make_unique<model::MoeModel>(config.model, config.routing, source.vocabulary(), source.domains(), grid_, options);
   if (!resumes) import_routers();
   losses_ = model_->loss_names();
   any_layer(config, [&](const auto& layer) {
@@ -98,14 +106,16 @@ Trainer::Trainer(const TrialConfig& config, const data::Source& source, const co
 
 namespace {
 
-/// A parameter of another trial into `value`, whatever type it was stored in; `key` names the option that asked for it.
-void read_parameter(const store::CheckpointReader& reader, const std::string& name, at::Tensor value, const std::string& key,
-                    const std::string& path) {
-  if (reader.shape("parameters/" + name) != value.sizes().vec())
-    throw Error(ErrorKind::config, key + ": " + name + " has another shape there than in this model", path).thrown_on_every_rank();
-  const DType stored = reader.type("parameters/" + name);
+/// This rank's elements of a parameter of another trial, whatever type it was stored in; `key` names the option that asked for it.
+void read_parameter(const store::CheckpointReader& reader, model::Parameters& parameters, const model::Parameters::Logical& array,
+                    const std::string& key, const std::string& path) {
+  const std::string name = "parameters/" + array.name;
+  if (reader.shape(name) != array.shape)
+    throw Error(ErrorKind::config, key + ": " + array.name + " has another shape there than in this model", path).thrown_on_every_rank();
+  const at::Tensor value = parameters.buffers(array.parameter_class).value.narrow(0, array.offset, array.count);
+  const DType stored = reader.type(name);
   const at::Tensor buffer = stored == dtype_of(value) ? value : at::empty(value.sizes(), stored == DType::f64 ? at::kDouble : at::kFloat);
-  reader.read("parameters/" + name, stored, 0, buffer.numel(), buffer.data_ptr());
+  reader.read(name, stored, array.first, array.count, buffer.data_ptr());
   if (!buffer.is_same(value)) value.copy_(buffer);
 }
 
@@ -134,12 +144,12 @@ std::shared_ptr<const routing::Recording> Trainer::read_replayed() const {
 }
 
 void Trainer::import_routers() {
-  for (const auto& [path, spans] : model_->imported_spans()) {
+  std::map<std::string, std::vector<model::Parameters::Logical>> by_path;
+  for (const auto& array : model_->parameters().logical())
+    if (!array.imported_from.empty()) by_path[array.imported_from].push_back(array);
+  for (const auto& [path, arrays] : by_path) {
     const store::CheckpointReader reader(gang_, path);
-    for (const model::Span& span : spans) {
-      const at::Tensor value = model_->parameters().buffers(span.parameter_class).value.narrow(0, span.offset, span.count());
-      read_parameter(reader, span.name, value.view(span.shape), "routing.import_from", path);
-    }
+    for (const auto& array : arrays) read_parameter(reader, model_->parameters(), array, "routing.import_from", path);
   }
 }
 
@@ -276,12 +286,13 @@ StepResult Trainer::train_step() {
   result.stop = sum[1] > 0;
   for (std::size_t i = 0; i < losses_.size(); ++i)
     if (balances(losses_[i])) result.balance_loss += sum[2 + i];
-  result.gradient_norm = gradient_norm(parameters);
+  result.gradient_norm = gradient_norm(parameters, grid_.experts());
   const double rate = learning_rate_at(train, step_, steps_);
   // A step that is not a number leaves the parameters as they were: the caller ends the trial.
   if (std::isfinite(result.loss) && std::isfinite(result.gradient_norm)) {
     clip_gradients(parameters, result.gradient_norm, train.clip_norm);
     adamw_step(parameters, train, step_, rate);
+    share_updated_values();
   }
   model_->end_step();
   ++step_;
@@ -316,18 +327,41 @@ StepResult Trainer::train_step() {
 }
 
 void Trainer::reduce_gradients() {
-  if (transport_->size() == 1) return;
   std::vector<comm::Pending> pending;
   for (const auto c : {model::ParameterClass::dense, model::ParameterClass::expert}) {
+    comm::Transport& ranks = holders_of(c);
+    if (ranks.size() == 1) continue;
     const at::Tensor& gradient = model_->parameters().buffers(c).gradient;
     const DType type = dtype_of(gradient);
     const auto count = static_cast<std::size_t>(gradient.numel());
     const auto bucket = std::max<std::size_t>(1, static_cast<std::size_t>(config_.comm.bucket_mebibytes * 1048576.0) / size_of(type));
     auto* data = static_cast<std::byte*>(gradient.data_ptr());
+    const char* what = c == model::ParameterClass::dense ? "gradients of dense parameters" : "gradients of experts";
     for (std::size_t first = 0; first < count; first += bucket)
-      pending.push_back(transport_->start_all_reduce_sum(data + first * size_of(type), std::min(bucket, count - first), type, "gradients"));
+      pending.push_back(ranks.start_all_reduce_sum(data + first * size_of(type), std::min(bucket, count - first), type, what));
   }
   for (auto& reduction : pending) reduction.wait();
+}
+
+void Trainer::share_updated_values() {
+  if (!config_.parallel.shard_moments) return;
+  std::vector<comm::Pending> pending;
+  for (const auto c : {model::ParameterClass::dense, model::ParameterClass::expert}) {
+    comm::Transport& ranks = holders_of(c);
+    const model::Buffers& buffers = model_->parameters().buffers(c);
+    const std::size_t element = size_of(dtype_of(buffers.value));
+    auto* data = static_cast<std::byte*>(buffers.value.data_ptr());
+    const auto part_of = [&](int rank) {
+      const model::Part part{rank, ranks.size()};
+      const std::int64_t begin = part.begin(buffers.value.numel()), end = part.end(buffers.value.numel());
+      return comm::Part{data + static_cast<std::size_t>(begin) * element, static_cast<std::size_t>(end - begin) * element};
+    };
+    std::vector<comm::Part> receive;
+    for (int rank = 0; rank < ranks.size(); ++rank) receive.push_back(part_of(rank));
+    const std::vector<comm::Part> send(receive.size(), part_of(ranks.rank()));
+    pending.push_back(ranks.start_exchange(send, receive, "updated parameters"));
+  }
+  for (auto& exchange : pending) exchange.wait();
 }
 
 bool Trainer::evaluation_due() const {
@@ -493,21 +527,37 @@ store::TrialRecord Trainer::record(const std::string& state, const std::string& 
 
 namespace {
 
-/// The logical arrays of a checkpoint, one a span.
-struct Logical {
+/// Elements [first, first + count) of a logical array of a checkpoint, in a buffer of this rank.
+struct Stored {
   std::string name;
-  at::Tensor value;  ///< view into a buffer
+  std::vector<std::int64_t> shape;  ///< of the whole
+  std::int64_t first = 0;
+  at::Tensor elements;  ///< [count]
 };
 
-std::vector<Logical> logical_arrays(model::Parameters& parameters) {
+/// What this rank has of all logical arrays: all its values and the moments that it updates. With `once`, of what several ranks have, each its part.
+std::vector<Stored> stored_arrays(model::Parameters& parameters, comm::Grid& grid, bool once) {
   const std::pair<std::string, at::Tensor model::Buffers::*> kinds[] = {{"parameters/", &model::Buffers::value},
                                                                         {"moments/first/", &model::Buffers::first_moment},
                                                                         {"moments/second/", &model::Buffers::second_moment}};
-  std::vector<Logical> arrays;
+  std::vector<Stored> arrays;
   for (const auto& [prefix, member] : kinds)
-    for (const auto& span : parameters.spans())
-      arrays.push_back(
-          {prefix + span.name, (parameters.buffers(span.parameter_class).*member).narrow(0, span.offset, span.count()).view(span.shape)});
+    for (const auto& array : parameters.logical()) {
+      const model::Buffers& buffers = parameters.buffers(array.parameter_class);
+      const at::Tensor& buffer = buffers.*member;
+      comm::Transport& holders = array.parameter_class == model::ParameterClass::dense ? grid.all() : grid.copies();
+      std::int64_t begin = array.offset, end = array.offset + array.count, origin = 0;
+      if (buffer.numel() < buffers.value.numel()) {  // sharded moments: nobody else has these
+        origin = buffers.first_updated;
+        begin = std::clamp(begin, origin, origin + buffer.numel());
+        end = std::clamp(end, origin, origin + buffer.numel());
+      } else if (once) {
+        const model::Part part{holders.rank(), holders.size()};
+        begin = array.offset + part.begin(array.count);
+        end = array.offset + part.end(array.count);
+      }
+      arrays.push_back({prefix + array.name, array.shape, array.first + begin - array.offset, buffer.narrow(0, begin - origin, end - begin)});
+    }
   return arrays;
 }
 
@@ -515,27 +565,19 @@ std::vector<Logical> logical_arrays(model::Parameters& parameters) {
 
 void Trainer::write_checkpoint(const std::filesystem::path& path) {
   std::vector<store::Piece> pieces;
-  const auto arrays = logical_arrays(model_->parameters());
-  const std::int64_t rank = gang_.rank(), ranks = gang_.size();
-  for (const auto& array : arrays) {
-    // Replicated over ranks: each writes its part.
-    const std::int64_t count = array.value.numel(), first = count * rank / ranks, end = count * (rank + 1) / ranks;
-    pieces.push_back({array.name, dtype_of(array.value), array.value.sizes().vec(), first, end - first,
-                      static_cast<const std::byte*>(array.value.data_ptr()) + static_cast<std::size_t>(first) * size_of(dtype_of(array.value))});
-  }
+  for (const auto& array : stored_arrays(model_->parameters(), grid_, /*once=*/true))
+    pieces.push_back({array.name, dtype_of(array.elements), array.shape, array.first, array.elements.numel(), array.elements.data_ptr()});
   for (const auto& [name, tensor] : model_->state())
-    pieces.push_back({"state/" + name, DType::f64, tensor.sizes().vec(), 0, rank == 0 ? tensor.numel() : 0, tensor.data_ptr()});
+    pieces.push_back({"state/" + name, DType::f64, tensor.sizes().vec(), 0, gang_.rank() == 0 ? tensor.numel() : 0, tensor.data_ptr()});
   const Json header = {{"trial", id_of(config_)}, {"step", step_}, {"seconds", seconds_}, {"identity", identity_of(config_)}};
   store::write_checkpoint(gang_, path, header.dump(), pieces, record("running", ""));
 }
 
 void Trainer::read_parameters(const std::filesystem::path& path) {
   const store::CheckpointReader reader(gang_, path);
-  for (const model::Span& span : model_->parameters().spans()) {
-    if (!span.imported_from.empty()) continue;  // routing.import_from names where these come from
-    const at::Tensor value = model_->parameters().buffers(span.parameter_class).value.narrow(0, span.offset, span.count());
-    read_parameter(reader, span.name, value.view(span.shape), "train.init_from", path.string());
-  }
+  for (const auto& array : model_->parameters().logical())
+    if (array.imported_from.empty())  // else routing.import_from names where it comes from
+      read_parameter(reader, model_->parameters(), array, "train.init_from", path.string());
 }
 
 void Trainer::read_checkpoint(const std::filesystem::path& path) {
@@ -545,8 +587,8 @@ void Trainer::read_checkpoint(const std::filesystem::path& path) {
     throw Error(ErrorKind::corrupt, "the checkpoint is of trial " + header.value("trial", "?") + ", not of " + id_of(config_), path.string(),
                 "remove it to start the trial from its beginning")
         .thrown_on_every_rank();
-  for (auto& array : logical_arrays(model_->parameters()))
-    reader.read(array.name, dtype_of(array.value), 0, array.value.numel(), array.value.data_ptr());
+  for (const auto& array : stored_arrays(model_->parameters(), grid_, /*once=*/false))
+    reader.read(array.name, dtype_of(array.elements), array.first, array.elements.numel(), array.elements.data_ptr());
   for (auto& [name, tensor] : model_->state()) reader.read("state/" + name, DType::f64, 0, tensor.numel(), tensor.data_ptr());
   step_ = header.at("step").get<std::int64_t>();
   seconds_ = header.at("seconds").get<double>();

@@ -8,8 +8,8 @@
 #include <string>
 #include <vector>
 
+#include "moesweep/comm/grid.hpp"
 #include "moesweep/comm/mpi.hpp"
-#include "moesweep/comm/transport.hpp"
 #include "moesweep/data/source.hpp"
 #include "moesweep/model/moe_model.hpp"
 #include "moesweep/train/config.hpp"
@@ -69,6 +69,10 @@ class Trainer {
  private:
   model::PassInput pass_of(const data::Batch& batch, std::int64_t step, std::int64_t step_tokens) const;
   void reduce_gradients();
+  /// The ranks that hold the same parameters of a class as this one.
+  comm::Transport& holders_of(model::ParameterClass c) { return c == model::ParameterClass::dense ? grid_.all() : grid_.copies(); }
+  /// After each rank updated its part: all ranks have all values again.
+  void share_updated_values();
   void declare_series();
   /// The record that some layer replays, checked to hold every batch of the trial; null when none does.
   std::shared_ptr<const routing::Recording> read_replayed() const;
@@ -86,7 +90,8 @@ class Trainer {
   const data::Source& source_;
   const comm::Communicator& gang_;
   const std::atomic<bool>* stop_;
-  std::unique_ptr<comm::Transport> transport_;
+  comm::Grid grid_;
+  comm::Transport* transport_;  ///< the gang, over host memory
   std::unique_ptr<model::MoeModel> model_;
   Recorder recorder_;
   std::vector<std::string> losses_;  ///< beside the language model's, in the order of a step's sums

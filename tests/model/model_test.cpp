@@ -64,9 +64,9 @@ std::vector<Case> cases() {
 }
 
 TEST(Forward, TokenLossesAreThoseOfTheNaiveTransformer) {
-  auto gang = comm::make_local_transport();
+  comm::Grid gang;
   for (const Case& c : cases()) {
-    MoeModel model(c.model, c.routing, c.vocabulary, 2, *gang, {at::kDouble, 3});
+    MoeModel model(c.model, c.routing, c.vocabulary, 2, gang, {at::kDouble, 3});
     const PassInput pass = pass_of(c);
     const auto result = model.forward(pass, nullptr, routing::Mode::train);
     const auto oracle = oracle_forward(c, model.parameters(), pass);
@@ -76,11 +76,11 @@ TEST(Forward, TokenLossesAreThoseOfTheNaiveTransformer) {
 }
 
 TEST(Forward, SinglePrecisionAndBf16StayNear) {
-  auto gang = comm::make_local_transport();
+  comm::Grid gang;
   const Case c = small_case();
   const PassInput pass = pass_of(c);
   const auto loss = [&](at::ScalarType type) {
-    MoeModel model(c.model, c.routing, c.vocabulary, 2, *gang, {type, 3});
+    MoeModel model(c.model, c.routing, c.vocabulary, 2, gang, {type, 3});
     return model.forward(pass, nullptr, routing::Mode::train).token_loss.mean().item<double>();
   };
   const double exact = loss(at::kDouble);
@@ -89,13 +89,13 @@ TEST(Forward, SinglePrecisionAndBf16StayNear) {
 }
 
 TEST(Forward, APassWithoutSequencesContributesNothing) {
-  auto gang = comm::make_local_transport();
+  comm::Grid gang;
   Case c = small_case();
   c.sequences = 0;
   c.routing.balance.method = "aux_loss";
   for (const auto scope : {routing::ScopeKind::sequence, routing::ScopeKind::global_batch}) {
     c.routing.balance.scope = scope;
-    MoeModel model(c.model, c.routing, c.vocabulary, 2, *gang, {at::kDouble, 3});
+    MoeModel model(c.model, c.routing, c.vocabulary, 2, gang, {at::kDouble, 3});
     PassInput pass = pass_of(c);
     pass.layout.step_tokens = 8;
     const auto result = model.forward(pass, nullptr, routing::Mode::train);
@@ -109,9 +109,9 @@ TEST(Forward, APassWithoutSequencesContributesNothing) {
 }
 
 TEST(Gradients, EveryParameterClassByFiniteDifferences) {
-  auto gang = comm::make_local_transport();
+  comm::Grid gang;
   for (const Case& c : cases()) {
-    MoeModel model(c.model, c.routing, c.vocabulary, 2, *gang, {at::kDouble, 3});
+    MoeModel model(c.model, c.routing, c.vocabulary, 2, gang, {at::kDouble, 3});
     const PassInput pass = pass_of(c);
     // The weights differ by token, so that a gradient that ignores its factor is seen.
     const at::Tensor factor = at::arange(1, pass.tokens.numel() + 1, at::kDouble).sin();
@@ -139,13 +139,13 @@ TEST(Gradients, EveryParameterClassByFiniteDifferences) {
 }
 
 TEST(Gradients, BalancingLossReachesTheRouterOnce) {
-  auto gang = comm::make_local_transport();
+  comm::Grid gang;
   Case c = small_case();
   c.routing.balance.method = "aux_loss";
   const PassInput pass = pass_of(c);
   const auto router_gradient = [&](double weight) {
     c.routing.balance.weight = weight;
-    MoeModel model(c.model, c.routing, c.vocabulary, 2, *gang, {at::kDouble, 3});
+    MoeModel model(c.model, c.routing, c.vocabulary, 2, gang, {at::kDouble, 3});
     model.parameters().zero_gradients();
     const auto result = model.forward(pass, nullptr, routing::Mode::train);
     result.losses.at("aux_loss").backward();
@@ -158,7 +158,7 @@ TEST(Gradients, BalancingLossReachesTheRouterOnce) {
 }
 
 TEST(PooledLayers, AreTheReferencesJoinedLayers) {
-  auto gang = comm::make_local_transport();
+  comm::Grid gang;
   Case c = small_case();
   c.model.layers = 4;
   c.model.dense_layers = 1;
@@ -168,7 +168,7 @@ TEST(PooledLayers, AreTheReferencesJoinedLayers) {
   for (const auto& [scope, theirs] : {std::pair{routing::ScopeKind::sequence, reference::Scope::sequence},
                                       std::pair{routing::ScopeKind::global_batch, reference::Scope::global_batch}}) {
     c.routing.balance.scope = scope;
-    MoeModel model(c.model, c.routing, c.vocabulary, 2, *gang, {at::kDouble, 3});
+    MoeModel model(c.model, c.routing, c.vocabulary, 2, gang, {at::kDouble, 3});
     const PassInput pass = pass_of(c);
     std::vector<reference::Input> layers;
     for (auto& [layer, input] : oracle_forward(c, model.parameters(), pass).router) layers.push_back(input);
@@ -179,13 +179,13 @@ TEST(PooledLayers, AreTheReferencesJoinedLayers) {
 }
 
 TEST(Decisions, TwoPhasesGiveWhatOnePassGives) {
-  auto gang = comm::make_local_transport();
+  comm::Grid gang;
   Case c = small_case();
   c.sequences = 4;
   c.routing.balance.method = "aux_loss";
   c.routing.balance.scope = routing::ScopeKind::global_batch;
   c.model.shared_experts = 1;
-  MoeModel model(c.model, c.routing, c.vocabulary, 2, *gang, {at::kDouble, 3});
+  MoeModel model(c.model, c.routing, c.vocabulary, 2, gang, {at::kDouble, 3});
   EXPECT_TRUE(model.needs_whole_step(routing::Mode::train));
   const PassInput whole = pass_of(c);
   const auto in_flight = model.forward(whole, nullptr, routing::Mode::train);
@@ -201,11 +201,11 @@ TEST(Decisions, TwoPhasesGiveWhatOnePassGives) {
 }
 
 TEST(Causality, LaterTokensDoNotMoveEarlierLosses) {
-  auto gang = comm::make_local_transport();
+  comm::Grid gang;
   for (const std::string select : {"top_k", "reference", "random"}) {
     Case c = small_case();
     c.routing.select = select;
-    MoeModel model(c.model, c.routing, c.vocabulary, 2, *gang, {at::kDouble, 3});
+    MoeModel model(c.model, c.routing, c.vocabulary, 2, gang, {at::kDouble, 3});
     PassInput pass = pass_of(c);
     const at::Tensor before = model.forward(pass, nullptr, routing::Mode::train).token_loss.detach().view({c.sequences, c.length});
     at::Tensor tokens = pass.tokens.clone().view({c.sequences, c.length});
@@ -220,9 +220,9 @@ TEST(Causality, LaterTokensDoNotMoveEarlierLosses) {
 }
 
 TEST(Costs, ClosedFormsCountTheBuiltModel) {
-  auto gang = comm::make_local_transport();
+  comm::Grid gang;
   for (const Case& c : cases()) {
-    MoeModel model(c.model, c.routing, c.vocabulary, 2, *gang, {at::kFloat, 3});
+    MoeModel model(c.model, c.routing, c.vocabulary, 2, gang, {at::kFloat, 3});
     std::int64_t total = 0, visited = 0;
     for (const auto& span : model.parameters().spans()) {
       total += span.count();

@@ -128,7 +128,7 @@ std::vector<Case> cases() {
 }
 
 /// The model of a case, with noise in every router parameter that starts at a fixed value.
-MoeModel model_of(const Case& c, comm::Transport& gang) {
+MoeModel model_of(const Case& c, comm::Grid& gang) {
   EXPECT_EQ(routing::refusal(c.routing, {c.model.experts, 2, c.model.layers - c.model.dense_layers, c.model.width}), "") << c.name;
   MoeModel model(c.model, c.routing, c.vocabulary, 2, gang, {at::kDouble, 3});
   for (const Span& span : model.parameters().spans())
@@ -138,9 +138,9 @@ MoeModel model_of(const Case& c, comm::Transport& gang) {
 }
 
 TEST(RoutedModel, GradientsByFiniteDifferences) {
-  auto gang = comm::make_local_transport();
+  comm::Grid gang;
   for (const Case& c : cases()) {
-    MoeModel model = model_of(c, *gang);
+    MoeModel model = model_of(c, gang);
     const PassInput pass = pass_of(c);
     train_step(model, {pass});
     const auto value = [&] {
@@ -171,9 +171,9 @@ TEST(RoutedModel, GradientsByFiniteDifferences) {
 }
 
 TEST(RoutedModel, PassesGiveWhatOnePassGives) {
-  auto gang = comm::make_local_transport();
+  comm::Grid gang;
   for (const Case& c : cases()) {
-    MoeModel model = model_of(c, *gang);
+    MoeModel model = model_of(c, gang);
     const PassInput whole = pass_of(c);
     const Step once = train_step(model, {whole});
     for (const std::int64_t sequences : {1, 3}) {
@@ -188,9 +188,9 @@ TEST(RoutedModel, PassesGiveWhatOnePassGives) {
 }
 
 TEST(RoutedModel, LossesAreThoseThatAreNamed) {
-  auto gang = comm::make_local_transport();
+  comm::Grid gang;
   for (const Case& c : cases()) {
-    MoeModel model = model_of(c, *gang);
+    MoeModel model = model_of(c, gang);
     const auto names = model.loss_names();
     const auto losses = train_step(model, {pass_of(c)}).losses;
     EXPECT_EQ(losses.size(), names.size()) << c.name;
@@ -200,10 +200,10 @@ TEST(RoutedModel, LossesAreThoseThatAreNamed) {
 }
 
 TEST(RoutedModel, APassWithoutSequencesContributesNothing) {
-  auto gang = comm::make_local_transport();
+  comm::Grid gang;
   for (Case c : cases()) {
     c.sequences = 0;
-    MoeModel model = model_of(c, *gang);
+    MoeModel model = model_of(c, gang);
     PassInput pass = pass_of(c);
     pass.layout.step_tokens = 8;
     const Step step = train_step(model, {pass});
@@ -214,9 +214,9 @@ TEST(RoutedModel, APassWithoutSequencesContributesNothing) {
 }
 
 TEST(RoutedModel, PaddingChangesNothing) {
-  auto gang = comm::make_local_transport();
+  comm::Grid gang;
   for (const Case& c : cases()) {
-    MoeModel model = model_of(c, *gang);
+    MoeModel model = model_of(c, gang);
     const PassInput plain = pass_of(c);
     const Step step = train_step(model, {plain});
     Case longer = c;
@@ -240,11 +240,11 @@ TEST(RoutedModel, PaddingChangesNothing) {
 }
 
 TEST(RoutedModel, CostsCountWhatIsBuilt) {
-  auto gang = comm::make_local_transport();
+  comm::Grid gang;
   auto all = cases();
   all.push_back(named("shared by all layers", [](Case& c) { c.routing.depth = routing::Depth::shared_weights; }));
   for (const Case& c : all) {
-    MoeModel model(c.model, c.routing, c.vocabulary, 2, *gang, {at::kFloat, 3});
+    MoeModel model(c.model, c.routing, c.vocabulary, 2, gang, {at::kFloat, 3});
     std::int64_t total = 0;
     for (const auto& span : model.parameters().spans()) total += span.count();
     CostInput input;
@@ -275,9 +275,9 @@ const Case& case_named(const std::string& name) {
 }
 
 TEST(RouterParameters, AreThoseOfTheLayersThatOwnThem) {
-  auto gang = comm::make_local_transport();
+  comm::Grid gang;
   const auto names = [&](const std::string& name) {
-    MoeModel model = model_of(case_named(name), *gang);
+    MoeModel model = model_of(case_named(name), gang);
     return router_spans(model);
   };
   using Names = std::vector<std::string>;
@@ -300,9 +300,9 @@ TEST(RouterParameters, StartAsTheirSourcesSay) {
 }
 
 TEST(RouterParameters, ACosineIsScaledByAtMostAHundred) {
-  auto gang = comm::make_local_transport();
+  comm::Grid gang;
   const Case& c = case_named("cosine");
-  MoeModel model = model_of(c, *gang);
+  MoeModel model = model_of(c, gang);
   const PassInput pass = pass_of(c);
   const auto loss = [&](double scale) {
     for (const std::string layer : {"layers.0.", "layers.1."})
@@ -317,13 +317,13 @@ TEST(RouterParameters, ACosineIsScaledByAtMostAHundred) {
 }
 
 TEST(Learning, FixedRoutersHaveNoGradientButTheHiddenStateDoes) {
-  auto gang = comm::make_local_transport();
+  comm::Grid gang;
   Case c = case_named("cosine");
   c.routing.balance.method = "aux_loss";
   const PassInput pass = pass_of(c);
-  const Step learned = train_step(*std::make_unique<MoeModel>(c.model, c.routing, c.vocabulary, 2, *gang, MoeModelOptions{at::kDouble, 3}), {pass});
+  const Step learned = train_step(*std::make_unique<MoeModel>(c.model, c.routing, c.vocabulary, 2, gang, MoeModelOptions{at::kDouble, 3}), {pass});
   c.routing.learning = routing::Learning::frozen;
-  MoeModel model(c.model, c.routing, c.vocabulary, 2, *gang, {at::kDouble, 3});
+  MoeModel model(c.model, c.routing, c.vocabulary, 2, gang, {at::kDouble, 3});
   const Step frozen = train_step(model, {pass});
   EXPECT_EQ(frozen.loss, learned.loss);
   EXPECT_TRUE(at::equal(frozen.expert, learned.expert));
@@ -337,10 +337,10 @@ TEST(Learning, FixedRoutersHaveNoGradientButTheHiddenStateDoes) {
 }
 
 TEST(Learning, ResampledRoutersDependOnTheStepAlone) {
-  auto gang = comm::make_local_transport();
+  comm::Grid gang;
   Case c = small_case();
   c.routing.learning = routing::Learning::resampled;
-  MoeModel model(c.model, c.routing, c.vocabulary, 2, *gang, {at::kFloat, 3}), other(c.model, c.routing, c.vocabulary, 2, *gang, {at::kFloat, 3});
+  MoeModel model(c.model, c.routing, c.vocabulary, 2, gang, {at::kFloat, 3}), other(c.model, c.routing, c.vocabulary, 2, gang, {at::kFloat, 3});
   const auto router = [](MoeModel& m) { return m.parameters()["layers.1.router"].clone(); };
   const at::Tensor embedding = model.parameters()["embedding"].clone();
   model.begin_step(3, true);
@@ -358,7 +358,7 @@ TEST(Learning, ResampledRoutersDependOnTheStepAlone) {
 }
 
 TEST(Learning, ImportedRoutersAreNamedByTheirCheckpoint) {
-  auto gang = comm::make_local_transport();
+  comm::Grid gang;
   Case c = case_named("learned noise");
   c.routing.learning = routing::Learning::imported;
   c.routing.import_from = "a.h5";
@@ -366,20 +366,19 @@ TEST(Learning, ImportedRoutersAreNamedByTheirCheckpoint) {
   second.learning = routing::Learning::imported;
   second.import_from = "b.h5";
   c.routing.layers["1"] = second;
-  const auto spans = MoeModel(c.model, c.routing, c.vocabulary, 2, *gang, {at::kFloat, 3}).imported_spans();
-  ASSERT_EQ(spans.size(), 2U);
-  ASSERT_EQ(spans.at("a.h5").size(), 2U);
-  EXPECT_EQ(spans.at("a.h5")[0].name, "layers.0.router");
-  EXPECT_EQ(spans.at("a.h5")[1].name, "layers.0.router_noise");
-  ASSERT_EQ(spans.at("b.h5").size(), 1U);
-  EXPECT_EQ(spans.at("b.h5")[0].name, "layers.1.router");
-  EXPECT_TRUE(spans.at("b.h5")[0].frozen);
+  MoeModel model(c.model, c.routing, c.vocabulary, 2, gang, {at::kFloat, 3});
+  std::map<std::string, std::vector<std::string>> imported;
+  for (const auto& array : model.parameters().logical())
+    if (!array.imported_from.empty()) imported[array.imported_from].push_back(array.name);
+  EXPECT_EQ(imported,
+            (std::map<std::string, std::vector<std::string>>{{"a.h5", {"layers.0.router", "layers.0.router_noise"}}, {"b.h5", {"layers.1.router"}}}));
+  for (const Span& span : model.parameters().spans()) EXPECT_EQ(span.frozen, span.name.find("router") != std::string::npos) << span.name;
 }
 
 TEST(Jitter, IsDrawnInTrainingByStep) {
-  auto gang = comm::make_local_transport();
+  comm::Grid gang;
   const Case& c = case_named("jitter");
-  MoeModel model = model_of(c, *gang);
+  MoeModel model = model_of(c, gang);
   PassInput pass = pass_of(c);
   const auto loss = [&](Mode mode) { return model.forward(pass, nullptr, mode).token_loss.sum().item<double>(); };
   const double first = loss(Mode::train), evaluated = loss(Mode::evaluate);
@@ -392,11 +391,11 @@ TEST(Jitter, IsDrawnInTrainingByStep) {
 }
 
 TEST(Granularity, TokensOfOneDecisionGoToTheSameExperts) {
-  auto gang = comm::make_local_transport();
+  comm::Grid gang;
   Case c = case_named("sequence means");  // with jitter, which is drawn for each decision
   for (const auto granularity : {routing::Granularity::token, routing::Granularity::sequence, routing::Granularity::batch}) {
     c.routing.granularity = granularity;
-    MoeModel model = model_of(c, *gang);
+    MoeModel model = model_of(c, gang);
     PassInput pass = pass_of(c);
     pass.layout.micro_batch_sequences = 2;
     const auto result = model.forward(pass, nullptr, Mode::train);
@@ -408,10 +407,10 @@ TEST(Granularity, TokensOfOneDecisionGoToTheSameExperts) {
 }
 
 TEST(SharedDecision, LaterLayersTakeTheFirstOnes) {
-  auto gang = comm::make_local_transport();
+  comm::Grid gang;
   Case c = case_named("shared decision");
   c.routing.capacity.factor = 0.7;
-  MoeModel model = model_of(c, *gang);
+  MoeModel model = model_of(c, gang);
   const auto passes = cut(pass_of(c), 2);
   const auto given = model.decide_step(passes, Mode::train);
   ASSERT_EQ(given.size(), 2U);
@@ -432,18 +431,18 @@ TEST(SharedDecision, LaterLayersTakeTheFirstOnes) {
 }
 
 TEST(State, IsNamedByLayer) {
-  auto gang = comm::make_local_transport();
+  comm::Grid gang;
   Case c = small_case();
   c.routing.balance.method = "expert_bias";
   c.routing.score = routing::Score::sigmoid;
-  MoeModel model(c.model, c.routing, c.vocabulary, 2, *gang, {at::kDouble, 3});
+  MoeModel model(c.model, c.routing, c.vocabulary, 2, gang, {at::kDouble, 3});
   ASSERT_EQ(model.state().size(), 2U);
   EXPECT_EQ(model.state()[1].first, "layers.1.bias");
   train_step(model, {pass_of(c)});
   model.end_step();
   EXPECT_GT(model.state()[1].second.abs().max().item<double>(), 0.0);
   c.routing.depth = routing::Depth::shared_decision;
-  EXPECT_EQ(MoeModel(c.model, c.routing, c.vocabulary, 2, *gang, {at::kDouble, 3}).state().size(), 1U);
+  EXPECT_EQ(MoeModel(c.model, c.routing, c.vocabulary, 2, gang, {at::kDouble, 3}).state().size(), 1U);
 }
 
 // ------------------------------------------------------------------------------------------------------ experts, regularisers
@@ -486,7 +485,9 @@ TEST(ExtraExperts, GiveWhatTheirDefinitionSays) {
   EXPECT_TRUE(at::allclose(y[1], weight[2] * x[1] + weight[3] * constant(0, 1), 1e-12, 1e-14));
   EXPECT_TRUE(at::allclose(y[2], weight[5] * constant(1, 2) + weight[6] * x[2], 1e-12, 1e-14));
   const auto stack_up = stack_of(2, 4, 6, 7), stack_down = stack_of(2, 3, 4, 8);
-  const auto outputs = expert_outputs(x, assignment, stack_up, stack_down, at::kDouble);
+  comm::Grid gang;
+  ExpertSeconds seconds;
+  const auto outputs = expert_outputs(x, assignment, stack_up, stack_down, at::kDouble, gang.experts(), seconds);
   EXPECT_EQ(outputs.rows.size(0), 1);
   EXPECT_TRUE(at::equal(outputs.row_of_slot, at::tensor({0, -1, -1, -1, -1, -1, -1}, at::kLong)));
   EXPECT_TRUE(at::allclose(outputs.combined[0], weight[0] * outputs.rows[0], 1e-12, 1e-14));
@@ -496,7 +497,8 @@ TEST(ExtraExperts, GiveWhatTheirDefinitionSays) {
 TEST(Coupling, ActivationsAreNormsThroughTheGateHalf) {
   const at::Tensor rows = numbers({3, 4}, 1);
   const auto stack = stack_of(3, 4, 10, 2);
-  const at::Tensor m = gate_activations(rows, stack);
+  comm::Grid gang;
+  const at::Tensor m = gate_activations(rows, stack, gang.experts());
   for (std::int64_t i = 0; i < 3; ++i)
     for (std::int64_t j = 0; j < 3; ++j) {
       double square = 0;
@@ -537,7 +539,9 @@ TEST(OutputOrthogonality, IsTheReferencesOverKeptFfnSlots) {
   assignment.slots.offsets = at::tensor({0, 3, 5, 8}, at::kLong);
   assignment.slots.dropped = at::tensor({0, 0, 0, 0, 1, 0, 0, 0}, at::kLong).to(at::kBool);
   assignment.weight = numbers({8}, 2);
-  const auto outputs = expert_outputs(x, assignment, stack_of(3, 4, 6, 7), stack_of(3, 3, 4, 8), at::kDouble);
+  comm::Grid gang;
+  ExpertSeconds seconds;
+  const auto outputs = expert_outputs(x, assignment, stack_of(3, 4, 6, 7), stack_of(3, 3, 4, 8), at::kDouble, gang.experts(), seconds);
   const auto row = [&](std::int64_t slot) { return list(outputs.rows[outputs.row_of_slot[slot].item<std::int64_t>()]); };
   const double expected = reference::output_orthogonality({{row(0), row(1)}, {row(3)}, {row(5), row(6), row(7)}}, 1.0).value;
   EXPECT_GT(expected, 0.0);
@@ -545,10 +549,10 @@ TEST(OutputOrthogonality, IsTheReferencesOverKeptFfnSlots) {
 }
 
 TEST(RouterOrthogonality, CountsOnceForAMatrix) {
-  auto gang = comm::make_local_transport();
+  comm::Grid gang;
   for (const std::string name : {"shared weights", "shared decision"}) {
     const Case& c = case_named(name);
-    MoeModel model = model_of(c, *gang);
+    MoeModel model = model_of(c, gang);
     double expected = 0;
     for (const std::string& span : router_spans(model))
       expected += reference::router_orthogonality(list(model.parameters()[span]), c.model.experts, c.routing.regularise.router_orthogonality).value;

@@ -250,7 +250,7 @@ bool leaks(model::MoeModel& model, const TrialConfig& config, routing::Mode mode
 
 TEST_F(PresetTrials, TheCausalityFlagIsWhatIsFound) {
   std::cout << "causality: preset, in training at the first step, after 25 steps, greedily (found = declared)\n";
-  auto alone = comm::make_local_transport();
+  comm::Grid alone;
   for (const auto& preset : presets()) {
     auto config = small(load(preset), Precision::fp64);
     config.model.router_init_deviation = 1.0;
@@ -270,7 +270,7 @@ TEST_F(PresetTrials, TheCausalityFlagIsWhatIsFound) {
         }
       options.recording = recording;
     }
-    model::MoeModel model(config.model, config.routing, config.data.vocabulary, 8, *alone, options);
+    model::MoeModel model(config.model, config.routing, config.data.vocabulary, 8, alone, options);
     std::string row = preset.name;
     for (const std::int64_t step : {0, 25}) {
       model.begin_step(step, true);
@@ -315,8 +315,10 @@ TEST_F(PresetTrials, ReplayOfItsOwnAssignmentsIsTheSameTrial) {
 class PresetLayouts : public Presets {};
 
 /// Losses of a few steps in fp64 over a gang, and this rank's share of the last step's choices.
-std::map<std::string, std::vector<double>> losses_of(TrialConfig config, const comm::Communicator& gang, std::int64_t per_pass) {
-  config.parallel.data = gang.size();
+std::map<std::string, std::vector<double>> losses_of(TrialConfig config, const comm::Communicator& gang, std::int64_t expert_ranks,
+                                                     std::int64_t per_pass) {
+  config.parallel.expert = expert_ranks;
+  config.parallel.data = gang.size() / expert_ranks;
   config.train.sequences_per_pass = per_pass;
   const auto source = data::open_source(config.data);
   Trainer trainer(config, *source, gang);
@@ -341,17 +343,19 @@ TEST_F(PresetLayouts, LossesAndGradientsAreThoseOfOneRankAtTheGlobalBatch) {
     config.train.steps = 4;
     config.evaluation.every_steps = 0;
     config.evaluation.tokens = 16 * 16;
-    const auto alone = losses_of(config, self, 0);
-    for (const std::int64_t per_pass : {0, 4}) {
-      const auto found = losses_of(config, world, per_pass);
-      ASSERT_EQ(alone.size(), found.size());
-      for (const auto& [path, values] : alone)
-        for (std::size_t i = 0; i < values.size(); ++i) {
-          const double error = std::abs(found.at(path).at(i) - values[i]) / std::max(1e-3, std::abs(values[i]));
-          worst = std::max(worst, error);
-          EXPECT_LT(error, 1e-10) << preset.name << " " << path << "[" << i << "], passes of " << per_pass;
-        }
-    }
+    const auto alone = losses_of(config, self, 1, 0);
+    // Experts on every rank, on half of the ranks, spread over all; in one pass and in several.
+    for (std::int64_t expert_ranks = 1; expert_ranks <= world.size(); expert_ranks *= 2)
+      for (const std::int64_t per_pass : {0, 4}) {
+        const auto found = losses_of(config, world, expert_ranks, per_pass);
+        ASSERT_EQ(alone.size(), found.size());
+        for (const auto& [path, values] : alone)
+          for (std::size_t i = 0; i < values.size(); ++i) {
+            const double error = std::abs(found.at(path).at(i) - values[i]) / std::max(1e-3, std::abs(values[i]));
+            worst = std::max(worst, error);
+            EXPECT_LT(error, 1e-10) << preset.name << " " << path << "[" << i << "], expert ranks " << expert_ranks << ", passes of " << per_pass;
+          }
+      }
   }
   if (world.rank() == 0) std::cout << "presets on " << world.size() << " ranks: worst relative difference " << worst << "\n";
 }

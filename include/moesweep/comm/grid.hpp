@@ -18,8 +18,8 @@ class Grid {
  public:
   /// Collective over the gang, whose size `expert_ranks` must divide. The communicator must outlive the grid.
   Grid(const Communicator& gang, int expert_ranks, const MakeTransport& make = make_transport);
-  /// Data parallelism alone, over a transport that must outlive the grid.
-  explicit Grid(Transport& gang);
+  /// One rank by itself.
+  Grid();
 
   Transport& all() { return *all_; }          ///< the gang
   Transport& experts() { return *experts_; }  ///< ranks that hold one copy of all experts together

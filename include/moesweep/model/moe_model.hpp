@@ -12,7 +12,7 @@
 #include <utility>
 #include <vector>
 
-#include "moesweep/comm/transport.hpp"
+#include "moesweep/comm/grid.hpp"
 #include "moesweep/model/config.hpp"
 #include "moesweep/model/parameters.hpp"
 #include "moesweep/routing/config.hpp"
@@ -23,6 +23,13 @@ namespace moesweep::model {
 
 struct ExpertOutputs;
 struct RouterWeights;
+
+/// Where the time of routed experts goes on this rank, in seconds, summed over layers and passes.
+struct ExpertSeconds {
+  double dispatch = 0;  ///< sorting rows, starting exchanges, putting rows in place
+  double wait = 0;      ///< waiting for rows of other ranks
+  double compute = 0;   ///< the experts' products
+};
 
 /// One pass of one rank.
 struct PassInput {
@@ -50,12 +57,13 @@ struct MoeModelOptions {
   std::int64_t seed = 1;
   std::vector<double> token_frequency = {};                  ///< [vocabulary], for balanced hash tables
   std::shared_ptr<const routing::Recording> recording = {};  ///< for replay
+  bool shard_moments = false;                                ///< each rank keeps, and updates by, its part of the moments alone
 };
 
 class MoeModel {
  public:
-  /// `gang` must outlive the model.
-  MoeModel(const ModelConfig& config, const routing::RoutingConfig& routing, std::int64_t vocabulary, std::int64_t domains, comm::Transport& gang,
+  /// The experts are spread over `grid.experts()`, whose size must divide their number. `grid` must outlive the model.
+  MoeModel(const ModelConfig& config, const routing::RoutingConfig& routing, std::int64_t vocabulary, std::int64_t domains, comm::Grid& grid,
            const MoeModelOptions& options);
 
   Parameters& parameters() { return parameters_; }
@@ -71,8 +79,6 @@ class MoeModel {
   bool causal(routing::Mode mode) const;
   /// The names of the losses that a pass may give, in a fixed order.
   std::vector<std::string> loss_names() const;
-  /// Router parameters to be read from checkpoints, by the checkpoint's path.
-  std::map<std::string, std::vector<Span>> imported_spans() const;
 
   /// Before each step's, and each evaluation's, first pass: schedules take their values; with `training`, resampled router weights are drawn anew
   /// as a function of (seed, name, step). Evaluation keeps the last ones.
@@ -91,6 +97,9 @@ class MoeModel {
 
   /// Collective. After each optimizer step.
   void end_step();
+
+  /// Since it was made.
+  const ExpertSeconds& expert_seconds() const { return seconds_; }
 
   /// Persistent routing state by name, `layers.N.bias`; write through the tensors to restore.
   std::vector<std::pair<std::string, at::Tensor>> state();
@@ -120,6 +129,8 @@ class MoeModel {
 
   ModelConfig config_;
   routing::RoutingConfig routing_;
+  comm::Grid* grid_;
+  mutable ExpertSeconds seconds_;
   Parameters parameters_;
   at::ScalarType compute_;
   std::vector<routing::LayerRouter> routers_;

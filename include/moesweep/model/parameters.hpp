@@ -1,4 +1,5 @@
-// All parameters of a model in flat buffers, one set per class: dense (replicated over ranks) and expert (one span per global expert).
+// A rank's parameters of a model in flat buffers, one set per class: dense (every rank has them all) and expert (one span per global expert that the
+// rank holds).
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -33,25 +34,52 @@ struct Span {
   std::int64_t count() const;
 };
 
-/// The flat buffers of one class, all of one length: master values, gradients, AdamW's two moments.
+/// The flat buffers of one class: master values and gradients, all of one length, and AdamW's two moments of the elements that this rank updates,
+/// [first_updated, first_updated + moments).
 struct Buffers {
   at::Tensor value, gradient, first_moment, second_moment;
+  std::int64_t first_updated = 0;
+};
+
+/// Part `index` of `parts` equal ones.
+struct Part {
+  std::int64_t index = 0, parts = 1;
+  std::int64_t begin(std::int64_t count) const { return count * index / parts; }
+  std::int64_t end(std::int64_t count) const { return count * (index + 1) / parts; }
+};
+
+/// What a rank holds: its part of each layer's experts, and of each class's moments.
+struct Holdings {
+  Part experts, dense_moments, expert_moments;
 };
 
 class Parameters {
  public:
   /// Buffers of `dtype` (fp32, or fp64), initialised as a pure function of (seed, name, element).
-  Parameters(const ModelConfig& config, std::int64_t vocabulary, at::ScalarType dtype, std::int64_t seed, const routing::RoutingConfig& routing = {});
+  Parameters(const ModelConfig& config, std::int64_t vocabulary, at::ScalarType dtype, std::int64_t seed, const routing::RoutingConfig& routing = {},
+             const Holdings& holdings = {});
 
   Buffers& buffers(ParameterClass c) { return buffers_[static_cast<std::size_t>(c)]; }
   const std::vector<Span>& spans() const { return spans_; }
   /// A dense parameter as an autograd leaf whose gradient is a view into the buffer. [shape]
   const at::Tensor& operator[](const std::string& name) const;
-  /// All experts' matrices of a layer, stacked views into value and gradient: [E, rows, columns].
+  /// The matrices of this rank's experts of a layer, stacked views into value and gradient: [experts, rows, columns].
   struct Stack {
     at::Tensor value, gradient;
   };
   Stack stack(std::int64_t layer, const std::string& which) const;  ///< which: `gate_up` or `down`
+
+  /// What a checkpoint names: a dense parameter, or one matrix of all experts of a layer, [E, rows, columns], of which this rank holds a part that
+  /// lies in one piece.
+  struct Logical {
+    std::string name;  ///< `layers.0.router`, `layers.0.experts.gate_up`
+    ParameterClass parameter_class;
+    std::vector<std::int64_t> shape;    ///< of the whole
+    std::int64_t first = 0, count = 0;  ///< elements of the whole that this rank holds
+    std::int64_t offset = 0;            ///< of them in the class's buffers
+    std::string imported_from = {};
+  };
+  std::vector<Logical> logical() const;
   void zero_gradients();
   /// New values for the spans that are drawn anew, a pure function of (seed, name, element, step).
   void resample(std::int64_t step);
@@ -59,12 +87,13 @@ class Parameters {
  private:
   void append(Span span);
   void draw(const Span& span, Purpose purpose, std::int64_t step);
-  std::int64_t seed_;
+  std::int64_t seed_, experts_, first_expert_;
   std::vector<Span> spans_;
   std::array<std::int64_t, 2> sizes_{0, 0};
   std::array<Buffers, 2> buffers_;
   std::map<std::string, at::Tensor> leaves_;
   std::map<std::pair<std::int64_t, std::string>, Stack> stacks_;
+  std::map<std::pair<std::int64_t, std::string>, std::int64_t> stack_offsets_;
 };
 
 }  // namespace moesweep::model
