@@ -1,5 +1,6 @@
 // What files cost on this machine: bench store.
 #include <fmt/core.h>
+#include <malloc.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -97,14 +98,18 @@ store::TrialRecord synthetic_record(const train::TrialConfig& config, const std:
   return record;
 }
 
-/// The peak of this process' memory, since `forget_peak` where the kernel allows that; 0 where it is not told.
-std::int64_t peak_bytes() {
+/// This process' memory now ("VmRSS:") or at its peak ("VmHWM:") since `forget_peak`, where the kernel allows that; 0 where it is not told.
+std::int64_t memory_bytes(std::string_view which) {
   std::ifstream in("/proc/self/status");
   for (std::string line; std::getline(in, line);)
-    if (line.starts_with("VmHWM:")) return std::stoll(line.substr(6)) * 1024;
+    if (line.starts_with(which)) return std::stoll(line.substr(which.size())) * 1024;
   return 0;
 }
-void forget_peak() { std::ofstream("/proc/self/clear_refs") << "5"; }
+/// Gives back what is free, so that work that comes cannot hide in it.
+void forget_peak() {
+  ::malloc_trim(0);
+  std::ofstream("/proc/self/clear_refs") << "5";
+}
 
 /// Runs `work` on rank 0 while the other ranks sleep: a waiting rank of MPI takes a whole core.
 void on_first(const comm::Communicator& world, const std::function<void()>& work, const char* what) {
@@ -129,14 +134,27 @@ void on_first(const comm::Communicator& world, const std::function<void()>& work
       what);
 }
 
+/// Trial files that each number of ranks writes, to see how writing scales.
+constexpr std::size_t kWritesTried = 500;
+
+/// Memory of each rank at its peak: of the whole process, and what a piece of work added.
+struct Peaks {
+  std::vector<std::int64_t> whole, own;
+};
+
 struct StoreBenchOptions {
-  std::int64_t trials = 1000, repeats = 1;
+  std::int64_t trials = 1000, repeats = 3;
   std::string folder;
   bool json = false;
 };
 
+double median(std::vector<double> values) {
+  std::ranges::sort(values);
+  return (values[(values.size() - 1) / 2] + values[values.size() / 2]) / 2;
+}
+
 struct Throughput {
-  double seconds = std::numeric_limits<double>::infinity();
+  double seconds = 0.0;
   std::int64_t trials = 0, bytes = 0;
 
   Json json() const {
@@ -178,21 +196,43 @@ Json measure(const comm::Communicator& world, const StoreBenchOptions& options, 
     if (world.rank() == 0) log::info(what);
   };
   const spec::Sweep sweep = synthetic_sweep(options.trials);
-  const fs::path all = folder / "all", tenth = folder / "tenth";
+  const fs::path all = folder / "all", tenth = folder / "tenth", trying = folder / "writes";
   const std::vector<fs::path> files = plan_of(world, all, sweep);
   const std::string provenance = canonical(launch::provenance({"moesweep", "bench", "store"}, 1, {}));
 
+  // Writes the first `count` files by some of the ranks. Each is flushed and published as a trial does it, without waiting for the others.
+  const auto write = [&](std::size_t count, int ranks, const std::function<fs::path(std::size_t)>& name) {
+    world.barrier("start of writing");
+    const auto begin = Clock::now();
+    std::int64_t bytes = 0;
+    world.agree(
+        [&] {
+          for (auto i = static_cast<std::size_t>(world.rank()); world.rank() < ranks && i < count; i += static_cast<std::size_t>(ranks)) {
+            store::write_trial(name(i), synthetic_record(sweep.trials[i].config, sweep.trials[i].id, provenance));
+            bytes += static_cast<std::int64_t>(fs::file_size(name(i)));
+          }
+        },
+        "writing of trial files");
+    return Throughput{seconds_since(begin), static_cast<std::int64_t>(count), world.sum(bytes, "bytes of trial files")};
+  };
   note(fmt::format("writing {} trial files", options.trials));
-  world.barrier("start of writing");
-  auto start = Clock::now();
-  world.agree(
-      [&] {
-        for (std::size_t i = static_cast<std::size_t>(world.rank()); i < files.size(); i += static_cast<std::size_t>(world.size()))
-          store::write_trial(files[i], synthetic_record(sweep.trials[i].config, sweep.trials[i].id, provenance));
-      },
-      "writing of trial files");
-  Throughput writing{seconds_since(start), options.trials, 0};
-  for (const auto& file : files) writing.bytes += static_cast<std::int64_t>(fs::file_size(file));
+  const Throughput writing = write(files.size(), world.size(), [&](std::size_t i) { return files[i]; });
+  Json writes = Json::array();
+  for (int ranks = 1; ranks <= world.size(); ranks *= 2) {
+    on_first(
+        world,
+        [&] {
+          fs::remove_all(trying);
+          fs::create_directories(trying);
+        },
+        "folder of trial files");
+    Json row = {{"ranks", ranks}};
+    row.update(
+        write(std::min<std::size_t>(files.size(), kWritesTried), ranks, [&](std::size_t i) { return trying / fmt::format("{}.h5", i); }).json());
+    writes.push_back(std::move(row));
+  }
+  on_first(
+      world, [&] { fs::remove_all(trying); }, "removal of trial files");
 
   // A tenth of them as a sweep of its own: how memory grows.
   spec::Sweep few = sweep;
@@ -208,36 +248,17 @@ Json measure(const comm::Communicator& world, const StoreBenchOptions& options, 
   const auto peaks = [&](const std::function<void()>& work) {
     world.barrier("start");
     forget_peak();
+    const std::int64_t before = memory_bytes("VmRSS:");
     work();
-    std::vector<std::int64_t> bytes;
-    for (const auto& text : world.all_gather(std::to_string(peak_bytes()), "peaks of memory")) bytes.push_back(std::stoll(text));
-    return bytes;
+    const Json mine = {memory_bytes("VmHWM:"), memory_bytes("VmHWM:") - before};
+    Peaks told;
+    for (const auto& text : world.all_gather(mine.dump(), "peaks of memory")) {
+      const Json theirs = Json::parse(text);
+      told.whole.push_back(theirs[0]);
+      told.own.push_back(theirs[1]);
+    }
+    return told;
   };
-  note("aggregating");
-  const auto few_peaks = peaks([&] { launch::aggregate(world, tenth); });
-  Throughput reading{std::numeric_limits<double>::infinity(), options.trials, writing.bytes}, aggregating = reading, again = reading;
-  store::PlainReading read;
-  std::vector<std::int64_t> all_peaks;
-  launch::Aggregation second;
-  for (std::int64_t repeat = 0; repeat < options.repeats; ++repeat) {
-    on_first(
-        world,
-        [&] {
-          const auto begin = Clock::now();
-          read = store::read_plainly(files);
-          reading.seconds = std::min(reading.seconds, seconds_since(begin));
-        },
-        "the plain reader");
-    if (world.rank() == 0) fs::remove(all / "sweep.h5");
-    all_peaks = peaks([&] {
-      start = Clock::now();
-      launch::aggregate(world, all);
-      aggregating.seconds = std::min(aggregating.seconds, seconds_since(start));
-    });
-    start = Clock::now();
-    second = launch::aggregate(world, all);
-    again.seconds = std::min(again.seconds, seconds_since(start));
-  }
   Throughput status{0.0, options.trials, 0};
   on_first(
       world,
@@ -248,6 +269,44 @@ Json measure(const comm::Communicator& world, const StoreBenchOptions& options, 
         status.seconds = seconds_since(begin);
       },
       "status");
+  note("aggregating");
+  launch::aggregate(world, tenth);  // what libraries set up once is no trial's
+  if (world.rank() == 0) fs::remove(tenth / "sweep.h5");
+  const auto few_peaks = peaks([&] { launch::aggregate(world, tenth); });
+  store::PlainReading read;
+  std::vector<double> reading_seconds, aggregating_seconds, again_seconds, ratios;
+  Peaks all_peaks;
+  launch::Aggregation second;
+  for (std::int64_t repeat = 0; repeat < options.repeats; ++repeat) {
+    on_first(
+        world,
+        [&] {
+          const auto begin = Clock::now();
+          read = store::read_plainly(files);
+          reading_seconds.push_back(seconds_since(begin));
+        },
+        "the plain reader");
+    if (world.rank() == 0) fs::remove(all / "sweep.h5");
+    all_peaks = peaks([&] {
+      const auto start = Clock::now();
+      launch::aggregate(world, all);
+      aggregating_seconds.push_back(seconds_since(start));
+    });
+    const auto start = Clock::now();
+    second = launch::aggregate(world, all);
+    again_seconds.push_back(seconds_since(start));
+    if (world.rank() == 0) ratios.push_back(reading_seconds.back() / aggregating_seconds.back());
+  }
+  if (world.rank() != 0) return {};
+  const auto throughput = [&](const std::vector<double>& seconds) {
+    Json row = Throughput{median(seconds), options.trials, writing.bytes}.json();
+    row["all_seconds"] = seconds;
+    return row;
+  };
+  std::vector<double> growth;  // of each rank
+  for (std::size_t rank = 0; rank < all_peaks.own.size(); ++rank)
+    growth.push_back(static_cast<double>(all_peaks.own[rank] - few_peaks.own[rank]) /
+                     static_cast<double>(std::max<std::size_t>(files.size() - few.trials.size(), 1)));
   return {{"version", fmt::format("moesweep {} ({})", version(), git_version())},
           {"ranks", world.size()},
           {"trials", options.trials},
@@ -255,12 +314,20 @@ Json measure(const comm::Communicator& world, const StoreBenchOptions& options, 
           {"trial_file", {{"bytes", writing.bytes / options.trials}, {"datasets", read.datasets / std::max<std::int64_t>(read.files, 1)}}},
           {"sweep_file", {{"bytes", static_cast<std::int64_t>(fs::file_size(all / "sweep.h5"))}}},
           {"write", writing.json()},
-          {"plain_reader", reading.json()},
-          {"aggregate", aggregating.json()},
-          {"aggregate_again", again.json()},
+          {"writes", std::move(writes)},
+          {"plain_reader", throughput(reading_seconds)},
+          {"aggregate", throughput(aggregating_seconds)},
+          {"aggregate_again", throughput(again_seconds)},
           {"again", {{"files_read", second.files_read}, {"rows_kept", second.rows_kept}}},
-          {"ratio", reading.seconds / aggregating.seconds},
-          {"memory", {{"few_trials", few.trials.size()}, {"few_peak_bytes", few_peaks}, {"peak_bytes", all_peaks}}},
+          {"ratio", median(ratios)},
+          {"ratios", ratios},
+          {"memory",
+           {{"few_trials", few.trials.size()},
+            {"few_peak_bytes", few_peaks.whole},
+            {"peak_bytes", all_peaks.whole},
+            {"few_own_bytes", few_peaks.own},
+            {"own_bytes", all_peaks.own},
+            {"growth_bytes_per_trial", growth}}},
           {"status", {{"seconds", status.seconds}, {"journal_bytes", status.bytes}}}};
 }
 
@@ -271,6 +338,7 @@ std::string in_words(const Json& bench) {
                     fmt::format("{:.1f}", row["megabytes_per_second"].get<double>())});
   };
   const auto ranks = bench["ranks"].get<int>();
+  for (const Json& row : bench["writes"]) add(fmt::format("some trial files written, {} ranks", row["ranks"].get<int>()), row);
   add(fmt::format("trial files written, {} ranks", ranks), bench["write"]);
   add("plain HDF5 reader, serial", bench["plain_reader"]);
   add(fmt::format("aggregate, {} ranks", ranks), bench["aggregate"]);
@@ -295,10 +363,10 @@ void add_bench_store(CLI::App& group, Invocation& invocation) {
       subcommand(group, "store",
                  "What files cost: makes a sweep folder of synthetic trials, aggregates it on the ranks at hand, and holds that against one\n"
                  "serial program that opens each trial file and reads every dataset by plain HDF5 calls. Also: peak memory of each rank at a tenth\n"
-                 "of the trials and at all, trial files written per second, aggregating again with nothing new, and `status`.",
+                 "of the trials and at all, trial files written per second by 1, 2, 4 ... ranks, aggregating again with nothing new, and `status`.",
                  "mpirun -n 2 moesweep bench store --trials 10000 --json");
   sub->add_option("--trials", options->trials, "trials of the sweep, about 110 KiB each")->check(CLI::Range(1, 10000000))->capture_default_str();
-  sub->add_option("--repeats", options->repeats, "measurements of reading and aggregating: the fastest counts")
+  sub->add_option("--repeats", options->repeats, "measurements of reading and aggregating, in turn: the median counts")
       ->check(CLI::Range(1, 1000))
       ->capture_default_str();
   sub->add_option("--folder", options->folder, "new folder for the files, kept (default: a temporary one, removed)");

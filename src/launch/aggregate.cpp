@@ -35,13 +35,37 @@ std::map<std::string, double> metrics_of(const store::TrialRecord& record) {
   return metrics;
 }
 
-std::string comparison_key(const train::TrialConfig& config) {
-  const Json identity = train::identity_of(config);
-  Json key = Json::object();
-  for (const auto& [path, value] : identity.items())
-    if (!path.starts_with("routing.")) key[path] = value;
-  return canonical(key);
-}
+namespace {
+
+/// Makes comparison keys of many trials: the fields of a config are listed once.
+class ComparisonKeys {
+ public:
+  ComparisonKeys() {
+    for (Leaf& leaf : leaves_of(fields_of(config_))) {
+      if (leaf.path.starts_with("routing.") || leaf.field.role == Role::execution) continue;
+      by_default_.push_back(leaf.identity_value());
+      leaves_.push_back(std::move(leaf));
+    }
+  }
+  ComparisonKeys(const ComparisonKeys&) = delete;
+
+  std::string of(const train::TrialConfig& config) {
+    config_ = config;
+    Json key = Json::object();
+    for (std::size_t i = 0; i < leaves_.size(); ++i)
+      if (Json value = leaves_[i].identity_value(); value != by_default_[i]) key[leaves_[i].path] = std::move(value);
+    return canonical(key);
+  }
+
+ private:
+  train::TrialConfig config_;  ///< which the leaves are bound to
+  std::vector<Leaf> leaves_;
+  std::vector<Json> by_default_;
+};
+
+}  // namespace
+
+std::string comparison_key(const train::TrialConfig& config) { return ComparisonKeys().of(config); }
 
 namespace {
 
@@ -153,6 +177,7 @@ Aggregation aggregate(const comm::Communicator& world, const fs::path& sweep_fol
   }
 
   References references;
+  ComparisonKeys comparison_keys;
   std::int64_t done = 0;
   source.row = [&](std::size_t i, const store::TrialRecord* record) {
     const Json entry = Json::parse(entries[i]);
@@ -178,7 +203,7 @@ Aggregation aggregate(const comm::Communicator& world, const fs::path& sweep_fol
     if (entry["removed"]) row.reason = std::string(kRemoved) + (row.reason.empty() ? "" : ": " + row.reason);
     const bool ended_well = row.state == "done";
     done += ended_well ? 1 : 0;
-    references.note(i, sha256_hex(comparison_key(config)), ended_well && config.routing.select == "reference", row.metrics);
+    references.note(i, sha256_hex(comparison_keys.of(config)), ended_well && config.routing.select == "reference", row.metrics);
     return row;
   };
   source.meet = [&] { references.share(world); };

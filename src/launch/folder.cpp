@@ -68,8 +68,12 @@ class PlanLock {
 }  // namespace
 
 Json difference_from_defaults(const train::TrialConfig& config) {
-  train::TrialConfig mine = config, defaults;
-  return difference(fields_of(mine).dump(), fields_of(defaults).dump());
+  static const Json defaults = [] {
+    train::TrialConfig config_of_defaults;
+    return fields_of(config_of_defaults).dump();
+  }();
+  train::TrialConfig mine = config;
+  return difference(fields_of(mine).dump(), defaults);
 }
 
 Json SweepPlan::json() const {

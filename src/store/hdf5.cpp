@@ -92,6 +92,21 @@ H5FD_file_image_callbacks_t capturing(Capture& capture) {
   return callbacks;
 }
 
+/// Whoever wants memory for the bytes of a file gets those at `first`: HDF5 would copy them three times for each file that it opens.
+H5FD_file_image_callbacks_t lending(std::byte* first) {
+  H5FD_file_image_callbacks_t callbacks{};
+  callbacks.image_malloc = [](std::size_t, H5FD_file_image_op_t, void* user) { return user; };
+  callbacks.image_memcpy = [](void* to, const void* from, std::size_t size, H5FD_file_image_op_t, void*) {
+    return to == from ? to : std::memcpy(to, from, size);
+  };
+  callbacks.image_realloc = [](void*, std::size_t, H5FD_file_image_op_t, void*) -> void* { return nullptr; };
+  callbacks.image_free = [](void*, H5FD_file_image_op_t, void*) -> herr_t { return 0; };
+  callbacks.udata_copy = [](void* user) { return user; };
+  callbacks.udata_free = [](void*) -> herr_t { return 0; };
+  callbacks.udata = first;
+  return callbacks;
+}
+
 Handle rows_of(hid_t dataset, std::int64_t first, std::int64_t count, const std::string& path) {
   Handle space(checked(H5Dget_space(dataset), "H5Dget_space", path), H5Sclose);
   if (count == 0) {
@@ -154,7 +169,10 @@ std::vector<std::byte> build_image(const std::function<void(hid_t)>& fill) {
 Handle open_image(std::span<const std::byte> bytes) {
   const auto access = file_access();
   checked(H5Pset_fapl_core(access.get(), std::size_t{1} << 20, false), "H5Pset_fapl_core");
-  checked(H5Pset_file_image(access.get(), const_cast<std::byte*>(bytes.data()), bytes.size()), "H5Pset_file_image");  // HDF5 copies it
+  auto* first = const_cast<std::byte*>(bytes.data());  // which a file opened for reading does not change
+  auto callbacks = lending(first);
+  checked(H5Pset_file_image_callbacks(access.get(), &callbacks), "H5Pset_file_image_callbacks");
+  checked(H5Pset_file_image(access.get(), first, bytes.size()), "H5Pset_file_image");
   return {checked(H5Fopen("image", H5F_ACC_RDONLY, access.get()), "H5Fopen"), H5Fclose};
 }
 
@@ -214,6 +232,28 @@ void make_parents(hid_t file, const std::string& path) {
     checked(H5Pset_obj_track_times(creation.get(), false), "H5Pset_obj_track_times");
     const Handle group(checked(H5Gcreate2(file, name.c_str(), H5P_DEFAULT, creation.get(), H5P_DEFAULT), "H5Gcreate2", name), H5Gclose);
   }
+}
+
+Handle open_group(hid_t parent, const std::string& name) {
+  return {checked(H5Gopen2(parent, name.c_str(), H5P_DEFAULT), "H5Gopen2", name), H5Gclose};
+}
+
+std::vector<std::string> links_of(hid_t group, const std::string& path) {
+  std::vector<std::string> names;
+  checked(H5Literate(
+              group, H5_INDEX_NAME, H5_ITER_NATIVE, nullptr,
+              [](hid_t, const char* name, const H5L_info_t* info, void* out) -> herr_t {
+                if (info->type == H5L_TYPE_HARD) static_cast<std::vector<std::string>*>(out)->emplace_back(name);
+                return 0;
+              },
+              &names),
+          "H5Literate", path);
+  return names;
+}
+
+bool is_group(hid_t parent, const std::string& name) {
+  const Handle object(checked(H5Oopen(parent, name.c_str(), H5P_DEFAULT), "H5Oopen", name), H5Oclose);
+  return H5Iget_type(object.get()) == H5I_GROUP;
 }
 
 std::vector<std::string> dataset_paths(hid_t file) {

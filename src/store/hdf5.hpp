@@ -54,7 +54,7 @@ using Shape = std::vector<hsize_t>;
 // Files.
 /// Builds a file in memory and gives its bytes: no HDF5 call can meet a full disk. `fill` gets the file's identifier.
 std::vector<std::byte> build_image(const std::function<void(hid_t)>& fill);
-/// Opens the bytes of a file, read-only.
+/// Opens the bytes of a file, read-only. They are not copied: they must stay until the file is closed.
 Handle open_image(std::span<const std::byte> bytes);
 /// Opens a file of this disk for reading.
 Handle open_file(const std::filesystem::path& path);
@@ -74,6 +74,11 @@ Handle dataspace(const Shape& current, const Shape& maximum = {});
 // Groups, links.
 /// Makes the groups above `path` that are missing.
 void make_parents(hid_t file, const std::string& path);
+Handle open_group(hid_t parent, const std::string& name);
+/// Names of the hard links of a group; no object is looked at. `path` is for messages.
+std::vector<std::string> links_of(hid_t group, const std::string& path);
+/// Whether a group has a group, not a dataset or what else there is, under this name.
+bool is_group(hid_t parent, const std::string& name);
 /// Paths of all datasets below the root, sorted by bytes, without a leading slash.
 std::vector<std::string> dataset_paths(hid_t file);
 

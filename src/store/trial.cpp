@@ -10,6 +10,8 @@ namespace moesweep::store {
 namespace {
 
 constexpr std::size_t kReasonBytes = 16000;
+/// More groups than a trial file ever has.
+constexpr std::size_t kGroups = 1000;
 
 std::map<std::string, std::string> attributes_of(const TrialRecord& record, const Format& format) {
   return {{"format", format.name},
@@ -79,12 +81,32 @@ void write_record(const std::filesystem::path& path, const TrialRecord& record, 
 void write_trial(const std::filesystem::path& path, const TrialRecord& record) { write_record(path, record, kTrialFormat); }
 void write_trace(const std::filesystem::path& path, const TrialRecord& record) { write_record(path, record, kTraceFormat); }
 
+/// What lies below a group. Whether a name is a group's or a dataset's is asked once: opening it as the other fails.
+void TrialReader::list(hid_t group, const std::string& prefix, std::vector<h5::Handle>& groups, std::vector<Place>& places) {
+  for (auto& name : h5::links_of(group, prefix)) {
+    auto path = prefix + name;
+    auto known = is_group_.find(path);
+    if (known == is_group_.end()) known = is_group_.emplace(path, h5::is_group(group, name)).first;
+    if (known->second) {
+      if (groups.size() > kGroups) throw Error(ErrorKind::corrupt, "too many groups, or some inside themselves");
+      const hid_t inner = groups.emplace_back(h5::open_group(group, name)).get();
+      list(inner, path + "/", groups, places);
+    } else {
+      places.push_back({std::move(path), std::move(name), group});
+    }
+  }
+}
+
 bool TrialReader::read_as_known(hid_t file, TrialRecord& record, std::string& digest) {
+  std::vector<h5::Handle> groups;
+  std::vector<Place> places;
+  list(file, "", groups, places);
+  std::ranges::sort(places, {}, &Place::path);
   std::vector<Description> descriptions;
   std::vector<std::string> blocks;
   bool config = false, provenance = false;
-  for (auto& path : h5::dataset_paths(file)) {
-    const auto dataset = h5::open_dataset(file, path);
+  for (const auto& [path, name, group] : places) {
+    const auto dataset = h5::open_dataset(group, name);
     auto found = known_.find(path);
     if (found == known_.end()) {
       Description description = describe(dataset.get(), path, kOpened);
@@ -134,6 +156,7 @@ TrialRecord TrialReader::read(const std::filesystem::path& path, std::string* di
     } catch (const Error&) {
     }
     known_.clear();
+    is_group_.clear();
     std::vector<Description> descriptions;
     for (const auto& name : h5::dataset_paths(file.get())) descriptions.push_back(describe(file.get(), name));
     std::vector<std::string> blocks;

@@ -29,8 +29,15 @@ class TrialReader {
     Description description;  ///< all but the shape
     h5::Handle type;
   };
+  /// A dataset of the file being read, and the group that it is opened from.
+  struct Place {
+    std::string path, name;
+    hid_t group;
+  };
+  void list(hid_t group, const std::string& prefix, std::vector<h5::Handle>& groups, std::vector<Place>& places);
   bool read_as_known(hid_t file, TrialRecord& record, std::string& digest);
   std::map<std::string, Known> known_;
+  std::map<std::string, bool> is_group_;  ///< by path: what names stood for in the files before
 };
 
 /// The digest that a trial file says it has, from its first bytes; empty when it is no sound beginning of one.

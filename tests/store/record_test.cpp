@@ -11,6 +11,7 @@
 #include "moesweep/store/record.hpp"
 #include "samples.hpp"
 #include "store/layout.hpp"
+#include "store/trial.hpp"
 
 namespace moesweep::store {
 namespace {
@@ -169,6 +170,32 @@ TEST(Record, ChangesBehindTheChecksumsAreSeenByTheDigest) {
   write_trial(path, trial(2));
   change(path, [](hid_t file) { H5Ldelete(file, "header/config", H5P_DEFAULT); });
   EXPECT_NE(message_of([&] { read_trial(path); }, ErrorKind::corrupt).find("header/config"), std::string::npos);
+}
+
+TEST(Record, OneReaderOfFilesThatNameTheirArraysDifferently) {
+  const Folder folder;
+  TrialRecord flat = trial(1), deep = trial(2), few = trial(3);
+  flat.arrays.push_back(numbers("more/a", DType::f64, {3}, 1));
+  deep.arrays.push_back(numbers("more/a/b/c", DType::i32, {2, 2}, 2));  // where the first has an array, this one has a group
+  few.arrays.clear();
+  const std::vector<const TrialRecord*> records{&flat, &deep, &few, &deep, &flat, &flat};
+  TrialReader reader;
+  for (std::size_t i = 0; i < records.size(); ++i) {
+    const auto path = folder / (std::to_string(i) + ".h5");
+    write_trial(path, *records[i]);
+    expect_equal(*records[i], reader.read(path));
+  }
+}
+
+TEST(Record, AGroupInsideItselfIsReadOnce) {
+  const Folder folder;
+  const auto path = folder / "trial.h5";
+  write_trial(path, trial(1));
+  const hid_t file = H5Fopen(path.c_str(), H5F_ACC_RDWR, H5P_DEFAULT);
+  EXPECT_GE(H5Lcreate_hard(file, "/", file, "steps/again", H5P_DEFAULT, H5P_DEFAULT), 0);
+  EXPECT_GE(H5Lcreate_soft("/steps/loss", file, "steps/soft", H5P_DEFAULT, H5P_DEFAULT), 0);
+  H5Fclose(file);
+  expect_equal(trial(1), read_trial(path));
 }
 
 TEST(Record, AFullDiskLeavesTheOldFile) {
