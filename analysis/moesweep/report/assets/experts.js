@@ -144,7 +144,7 @@ function loadMap(parent, row) {
   });
 }
 if (heatRows.length) section("load", "Load", "How evenly each router uses its experts",
-  "A cell is an expert's load against an even share, experts from the most used to the least. A pale map is a balanced router; red outlines are experts without a slot.",
+  "A cell is an expert's load against an even share, experts from the most used to the least. A map near the middle of the scale is a balanced router; red outlines are experts without a slot.",
   (body) => {
     const p = FACETS.length > 1 ? FACETS[0] : null, at = heatRows.filter((r) => p === null || T.parameters[r] === p), mine = at.filter((r) => matches(r) || !at.some((q) => T.method[q] === T.method[r] && matches(q)));
     const settings = unique(mine.map((r) => T.setting[r])).map((s) => mine.filter((r) => T.setting[r] === s).sort((a, b) => D.heat[b].steps.length - D.heat[a].steps.length || seedFirst(a, b))[0]);
