@@ -1,12 +1,17 @@
 // See include/moesweep/comm/watchdog.hpp.
 #include "moesweep/comm/watchdog.hpp"
 
+#include <fcntl.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <chrono>
 #include <condition_variable>
+#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
+#include <fstream>
 #include <mutex>
 #include <thread>
 
@@ -17,6 +22,13 @@ namespace moesweep::comm::watchdog {
 namespace {
 
 using Clock = std::chrono::steady_clock;
+
+/// One collective in a file, through mapped memory: the kernel keeps what a killed process wrote.
+struct Mark {
+  std::uint64_t number;
+  char inside;
+  char name[119];
+};
 
 /// Shared between the guarded thread and the watching one; lives for the process, so that no destructor races with the thread.
 struct State {
@@ -29,6 +41,8 @@ struct State {
   int rank = 0, size = 1;
   std::function<void(const std::string&)> callback;
   bool running = false;
+  Mark* mark = nullptr;
+  std::filesystem::path mark_file;
 };
 
 State& state() {
@@ -36,18 +50,16 @@ State& state() {
   return *instance;
 }
 
-/// Wakes at the deadline of the collective at hand; a wake-up costs nothing while none is waiting.
+/// Sleeps until the deadline of the collective at hand; where none is, until the earliest deadline of one that could begin now. So nobody needs to
+/// wake it: a wake-up a collective would cost more than a small collective does, and a rank would wait for its own watcher where cores are few.
 [[noreturn]] void watch() {
   State& s = state();
   std::unique_lock lock(s.mutex);
   for (;;) {
-    if (s.waiting_in == nullptr) {
-      s.changed.wait(lock, [&] { return s.waiting_in != nullptr; });
-      continue;
-    }
-    const auto started = s.since;
-    const auto deadline = started + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(s.timeout_seconds));
-    if (Clock::now() < deadline) {
+    const auto now = Clock::now();
+    const auto timeout = std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(s.timeout_seconds));
+    const auto deadline = (s.waiting_in == nullptr ? now : s.since) + timeout;
+    if (s.waiting_in == nullptr || now < deadline) {
       s.changed.wait_until(lock, deadline);
       continue;
     }
@@ -85,6 +97,36 @@ void set_rank(int rank, int size) {
   s.size = size;
 }
 
+void record_in(const std::filesystem::path& file) {
+  State& s = state();
+  const std::lock_guard lock(s.mutex);
+  if (s.mark != nullptr) {
+    ::munmap(s.mark, sizeof(Mark));
+    s.mark = nullptr;
+    std::error_code ignored;
+    std::filesystem::remove(s.mark_file, ignored);
+  }
+  s.mark_file = file;
+  if (file.empty()) return;
+  const int descriptor = ::open(file.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+  if (descriptor < 0) return;
+  const Mark empty{};
+  // Written, not truncated to its size: a full disk must not become a fault in mapped memory.
+  if (::write(descriptor, &empty, sizeof(empty)) == static_cast<ssize_t>(sizeof(empty))) {
+    void* mapped = ::mmap(nullptr, sizeof(Mark), PROT_READ | PROT_WRITE, MAP_SHARED, descriptor, 0);
+    if (mapped != MAP_FAILED) s.mark = static_cast<Mark*>(mapped);
+  }
+  ::close(descriptor);
+}
+
+std::string recorded_in(const std::filesystem::path& file) {
+  Mark mark{};
+  std::ifstream stream(file, std::ios::binary);
+  if (!stream.read(reinterpret_cast<char*>(&mark), sizeof(mark)) || mark.number == 0) return {};
+  mark.name[sizeof(mark.name) - 1] = '\0';
+  return std::string(mark.inside != 0 ? "in" : "past") + " '" + mark.name + "', its collective number " + std::to_string(mark.number);
+}
+
 Guard::Guard(const char* what) {
   State& s = state();
   const std::lock_guard lock(s.mutex);
@@ -93,15 +135,21 @@ Guard::Guard(const char* what) {
     s.running = true;
     std::thread(watch).detach();
   }
+  if (s.mark != nullptr) {
+    ++s.mark->number;
+    s.mark->inside = 1;
+    std::strncpy(s.mark->name, what, sizeof(s.mark->name) - 1);
+  }
   s.since = Clock::now();
   s.waiting_in = what;
-  s.changed.notify_all();
 }
 
 Guard::~Guard() {
   State& s = state();
   const std::lock_guard lock(s.mutex);
-  if (--s.depth == 0) s.waiting_in = nullptr;
+  if (--s.depth > 0) return;
+  s.waiting_in = nullptr;
+  if (s.mark != nullptr) s.mark->inside = 0;
 }
 
 }  // namespace moesweep::comm::watchdog

@@ -9,6 +9,7 @@
 #include <cstdio>
 #include <cstring>
 
+#include "moesweep/comm/watchdog.hpp"
 #include "moesweep/core/error.hpp"
 #include "moesweep/core/publish.hpp"
 #include "moesweep/launch/folder.hpp"
@@ -31,6 +32,19 @@ int last_attempt(const fs::path& trial_folder) {
     if (read.ec == std::errc() && read.ptr == name.data() + name.size()) last = std::max(last, number);
   }
   return last;
+}
+
+fs::path collective_file(const fs::path& trial_folder, int attempt, int rank) {
+  return trial_folder / fmt::format("attempt-{}", attempt) / fmt::format("collective-{}", rank);
+}
+
+std::string last_collectives(const fs::path& trial_folder, int attempt) {
+  constexpr int kMost = 8;  // a sentence, not a list
+  std::string text;
+  for (int rank = 0; rank < kMost; ++rank)
+    if (const std::string last = comm::watchdog::recorded_in(collective_file(trial_folder, attempt, rank)); !last.empty())
+      text += fmt::format("; rank {} was {}", rank, last);
+  return text;
 }
 
 std::optional<Owner> owner_of(const fs::path& trial_folder, int attempt) {
@@ -100,7 +114,8 @@ Claim look_at_claim(const fs::path& sweep_folder, const std::string& id, const O
     // One that was finished by the journal, but whose file is gone or damaged, runs again.
     if (is_final(state) && state != "done" && state != "diverged") return {Claim::Result::ended, last, state, ""};
     if (!ended)
-      close_last_because = owner.launch.empty() ? "its claim names no process" : fmt::format("process {} on {} is gone", owner.process, owner.host);
+      close_last_because = owner.launch.empty() ? "its claim names no process"
+                                                : fmt::format("process {} on {} is gone", owner.process, owner.host) + last_collectives(folder, last);
   }
   return {Claim::Result::open, last + 1, "", close_last_because};
 }

@@ -21,6 +21,11 @@ struct Claim {
 /// Number of the last attempt made, 0 when there is none.
 int last_attempt(const std::filesystem::path& trial_folder);
 
+/// Where a rank of a gang writes the collective that it is in, for who finds the attempt lost.
+std::filesystem::path collective_file(const std::filesystem::path& trial_folder, int attempt, int rank);
+/// What a lost attempt's first ranks were in: "; rank 0 was in 'gradients', its collective number 120; ...", or nothing.
+std::string last_collectives(const std::filesystem::path& trial_folder, int attempt);
+
 /// The owner of an attempt. A default one, which is nobody, when its claim is not there or says nothing; nothing at all when the claim cannot
 /// be read: then somebody may well hold it.
 std::optional<Owner> owner_of(const std::filesystem::path& trial_folder, int attempt);

@@ -269,7 +269,10 @@ class Launch {
       if (std::isfinite(report.loss)) fields["loss"] = report.loss;
       journal().write("progress", keyed(std::move(fields)));
     };
-    const Ending ending = attempt_trial(trial.id, trial.config, trial_folder(options_.folder, trial.id), gang, context);
+    const fs::path folder = trial_folder(options_.folder, trial.id);
+    comm::watchdog::record_in(collective_file(folder, attempt, gang.rank()));
+    const Ending ending = attempt_trial(trial.id, trial.config, folder, gang, context);
+    comm::watchdog::record_in({});
     if (!leader) return ending.state;
     ++ran_;
     Json fields = {{"state", ending.state}, {"reason", ending.reason}, {"seconds", ending.seconds}};

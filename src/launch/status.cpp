@@ -129,7 +129,9 @@ Standings standings_of(const std::filesystem::path& sweep_folder, const PlanOutl
       }
       if (const std::string loss = owner ? lives.loss_of(*owner) : ""; !loss.empty()) {
         trial.status.state = "crashed";
-        trial.status.reason = loss;
+        trial.status.reason =
+            loss + last_collectives(trial_folder(sweep_folder, trial.id),
+                                    known != last.end() ? known->second.attempt : last_attempt(trial_folder(sweep_folder, trial.id)));
       } else if (known != last.end()) {
         trial.tokens_per_second = known->second.tokens_per_second;
         standings.tokens_per_second += trial.tokens_per_second;

@@ -5,11 +5,13 @@
 #include <ATen/core/grad_mode.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "experts.hpp"
 #include "extra_experts.hpp"
 #include "head_loss.hpp"
 #include "moesweep/core/error.hpp"
+#include "recompute.hpp"
 #include "regularisers.hpp"
 #include "router_inputs.hpp"
 #include "router_parameters.hpp"
@@ -73,7 +75,8 @@ MoeModel::MoeModel(const ModelConfig& config, const routing::RoutingConfig& rout
       routing_(routing),
       grid_(&grid),
       parameters_(config, vocabulary, master_type(options.compute), options.seed, routing, holdings_of(grid, options.shard_moments)),
-      compute_(options.compute) {
+      compute_(options.compute),
+      recompute_(options.recompute) {
   routing::RouterPlace place;
   place.layers = routing.depth == routing::Depth::shared_decision ? std::min<std::int64_t>(1, moe_layers()) : moe_layers();
   place.experts = routed_experts();
@@ -241,37 +244,91 @@ std::vector<PassDecisions> MoeModel::decide_step(std::span<const PassInput> pass
   return decisions;
 }
 
+MoeModel::LayerOutput MoeModel::layer_output(std::int64_t layer, const at::Tensor& x, const PassInput& pass, const routing::Assignment& earlier,
+                                             routing::Decision& decision, routing::Mode mode) {
+  LayerOutput output;
+  const Before before = before_experts(layer, x, pass.layout, mode);
+  if (is_dense(layer)) {
+    output.x = before.residual + swiglu(before.input, layer_name(layer, "dense."));
+    return output;
+  }
+  if (!decides(layer)) {
+    output.assignment = {earlier.slots, earlier.weight, {}, {}};
+    output.x = after_experts(layer, before, output.assignment, nullptr);
+    return output;
+  }
+  routing::LayerRouter& router = routers_[static_cast<std::size_t>(moe_layer(layer))];
+  if (!decision.slots.offsets.defined()) decision = std::move(router.decide({&before.scores, 1}, mode)[0]);
+  output.assignment = router.apply(before.scores, decision, mode);
+  output.logits = before.scores.logits;
+  output.x = after_experts(layer, before, output.assignment, mode == routing::Mode::train ? &output.assignment.losses : nullptr);
+  return output;
+}
+
+MoeModel::LayerOutput MoeModel::recomputed_layer_output(std::int64_t layer, const at::Tensor& x, const std::shared_ptr<const PassInput>& pass,
+                                                        const routing::Assignment& earlier, routing::Decision& decision) {
+  // Shared with the second run, which replays the decision of the first: nothing is decided or counted twice.
+  struct Shared {
+    routing::Decision decision;
+    LayerOutput first;
+  };
+  const auto shared = std::make_shared<Shared>();
+  shared->decision = decision;
+  const bool takes_weights = !is_dense(layer) && !decides(layer);
+  const auto stretch = [this, layer, pass, shared, slots = earlier.slots, takes_weights](const std::vector<at::Tensor>& inputs) {
+    routing::Assignment taken{slots, takes_weights ? inputs[1] : at::Tensor(), {}, {}};
+    LayerOutput output = layer_output(layer, inputs[0], *pass, taken, shared->decision, routing::Mode::train);
+    std::vector<at::Tensor> flat{output.x};
+    if (!takes_weights && output.assignment.weight.defined()) flat.push_back(output.assignment.weight);
+    for (const auto& [name, loss] : output.assignment.losses) flat.push_back(loss);
+    for (const auto& term : output.assignment.pooled) flat.push_back(term.probabilities);
+    if (!shared->first.x.defined()) shared->first = std::move(output);
+    return flat;
+  };
+  std::vector<at::Tensor> inputs{x};
+  if (takes_weights) inputs.push_back(earlier.weight);
+  const std::vector<at::Tensor> flat = recomputed(stretch, inputs);
+  // The first run's outputs in their places, as autograd has them.
+  LayerOutput output = std::exchange(shared->first, LayerOutput{at::empty({0}), {}, {}});
+  auto next = flat.begin();
+  output.x = *next++;
+  if (takes_weights) output.assignment.weight = earlier.weight;
+  else if (output.assignment.weight.defined()) output.assignment.weight = *next++;
+  for (auto& [name, loss] : output.assignment.losses) loss = *next++;
+  for (auto& term : output.assignment.pooled) term.probabilities = *next++;
+  decision = shared->decision;
+  shared->decision.noise = at::Tensor();  // the second run draws it again
+  return output;
+}
+
 PassResult MoeModel::forward(const PassInput& pass, const PassDecisions* given, routing::Mode mode) {
   PassResult result;
+  const bool recomputes = recompute_ && mode == routing::Mode::train && at::GradMode::is_enabled();
+  const auto kept = recomputes ? std::make_shared<const PassInput>(pass) : nullptr;
   at::Tensor x = parameters_["embedding"].index_select(0, pass.tokens);
   routing::Assignment assignment;  // the last decided one: layers that do not decide take it
+  at::Tensor logits;
   std::vector<routing::Assignment::Pooled> pooled;
-  const auto keep = [&](const at::Tensor& logits) {
-    if (mode == routing::Mode::train) return;
+  for (std::int64_t layer = 0; layer < config_.layers; ++layer) {
+    routing::Decision decision;
+    if (given != nullptr && !is_dense(layer) && decides(layer)) decision = (*given)[static_cast<std::size_t>(moe_layer(layer))];
+    LayerOutput output =
+        recomputes ? recomputed_layer_output(layer, x, kept, assignment, decision) : layer_output(layer, x, pass, assignment, decision, mode);
+    x = output.x;
+    if (is_dense(layer)) continue;
+    if (decides(layer)) {
+      decision.noise = at::Tensor();  // nobody draws for this pass again
+      result.decisions.push_back(std::move(decision));
+      assignment = std::move(output.assignment);
+      logits = output.logits;
+      for (const auto& [name, loss] : assignment.losses) add_loss(result.losses, name, loss);
+      pooled.insert(pooled.end(), assignment.pooled.begin(), assignment.pooled.end());
+    } else {
+      result.decisions.push_back(replayed(result.decisions.front()));
+    }
+    if (mode == routing::Mode::train) continue;
     result.weights.push_back(assignment.weight);
     result.router_logits.push_back(logits);
-  };
-  for (std::int64_t layer = 0; layer < config_.layers; ++layer) {
-    const Before before = before_experts(layer, x, pass.layout, mode);
-    if (is_dense(layer)) {
-      x = before.residual + swiglu(before.input, layer_name(layer, "dense."));
-      continue;
-    }
-    const auto index = static_cast<std::size_t>(moe_layer(layer));
-    if (!decides(layer)) {
-      result.decisions.push_back(replayed(result.decisions.front()));
-      keep(mode == routing::Mode::train ? at::Tensor() : result.router_logits.front());
-      x = after_experts(layer, before, assignment, nullptr);
-      continue;
-    }
-    if (given != nullptr) result.decisions.push_back((*given)[index]);
-    else result.decisions.push_back(std::move(routers_[index].decide({&before.scores, 1}, mode)[0]));
-    assignment = routers_[index].apply(before.scores, result.decisions.back(), mode);
-    result.decisions.back().noise = at::Tensor();  // nobody draws for this pass again
-    keep(before.scores.logits);
-    for (const auto& [name, loss] : assignment.losses) add_loss(result.losses, name, loss);
-    pooled.insert(pooled.end(), assignment.pooled.begin(), assignment.pooled.end());
-    x = after_experts(layer, before, assignment, mode == routing::Mode::train ? &result.losses : nullptr);
   }
   add_pooled(result.losses, pooled, x.scalar_type());
   const at::Tensor hidden = norm(x, "final_norm");

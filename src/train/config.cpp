@@ -58,6 +58,8 @@ void EvaluationConfig::list(FieldList& fields) {
 void ParallelConfig::list(FieldList& fields) {
   fields.add("expert", expert, "ranks over which a trial's experts are spread (EP)").at_least(1).at_most(65536).execution();
   fields.add("data", data, "ranks over which a trial's sequences are spread beside EP (DP)").at_least(1).at_most(1048576).execution();
+  fields.add("recompute", recompute, "layers keep their inputs alone for the backward pass and run again in it: less memory, about a third more work")
+      .execution();
   fields
       .add("shard_moments", shard_moments,
            "each rank keeps the optimiser's moments of its part of the parameters alone, updates that part and gives it to the others (ZeRO-1)")

@@ -23,7 +23,12 @@ std::int64_t Recorder::Series::row_count() const { return static_cast<std::int64
 void Recorder::declare(const std::string& path, std::vector<std::int64_t> row_shape, std::string unit, std::string description, bool metric,
                        bool integers) {
   if (!index_.try_emplace(path, series_.size()).second) return;
-  series_.push_back({path, std::move(row_shape), std::move(unit), std::move(description), metric, integers, {}});
+  series_.push_back({path, std::move(row_shape), std::move(unit), std::move(description), metric, integers, false, {}});
+}
+
+void Recorder::declare_by_rank(const std::string& path, std::int64_t ranks, std::string unit, std::string description) {
+  declare(path, {ranks}, std::move(unit), std::move(description));
+  find(path).by_rank = true;
 }
 
 Recorder::Series& Recorder::find(const std::string& path) {
@@ -34,8 +39,10 @@ Recorder::Series& Recorder::find(const std::string& path) {
 
 void Recorder::append(const std::string& path, std::span<const double> row) {
   Series& series = find(path);
-  MOESWEEP_ASSERT(static_cast<std::int64_t>(row.size()) == product(series.row_shape), "a row of the wrong size for " + path);
+  const auto size = static_cast<std::size_t>(product(series.row_shape));
+  MOESWEEP_ASSERT(row.size() == size || (series.by_rank && row.size() < size), "a row of the wrong size for " + path);
   series.values.insert(series.values.end(), row.begin(), row.end());
+  series.values.resize(series.values.size() + size - row.size(), std::numeric_limits<double>::quiet_NaN());
 }
 
 std::vector<store::Array> Recorder::arrays() const {
@@ -60,6 +67,16 @@ void Recorder::restore(const store::TrialRecord& record, const std::vector<std::
     if (group == groups.end()) continue;
     if (const auto* array = record.find(series.path)) {
       series.values = store::as_doubles(*array);
+      if (series.by_rank && array->shape.size() == 2) {
+        const auto rows = static_cast<std::size_t>(array->shape[0]), before = static_cast<std::size_t>(array->shape[1]);
+        const std::size_t width = std::max(before, static_cast<std::size_t>(series.row_shape[0]));
+        std::vector<double> wide(rows * width, std::numeric_limits<double>::quiet_NaN());
+        for (std::size_t row = 0; row < rows; ++row)
+          std::copy_n(series.values.begin() + static_cast<std::ptrdiff_t>(row * before), before,
+                      wide.begin() + static_cast<std::ptrdiff_t>(row * width));
+        series.values = std::move(wide);
+        series.row_shape[0] = static_cast<std::int64_t>(width);
+      }
     } else if (const auto* steps = record.find(*group + "step")) {
       const auto values = static_cast<std::size_t>(steps->elements() * product(series.row_shape));
       series.values.assign(values, series.integers ? 0.0 : std::numeric_limits<double>::quiet_NaN());

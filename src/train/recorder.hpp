@@ -16,6 +16,8 @@ class Recorder {
   /// Declares a series whose rows have this shape (empty: one number). Declaring again is harmless.
   void declare(const std::string& path, std::vector<std::int64_t> row_shape, std::string unit, std::string description, bool metric = false,
                bool integers = false);
+  /// The same for rows of one number a rank. A trial that goes on with another number of ranks keeps the wider rows, filled with NaN.
+  void declare_by_rank(const std::string& path, std::int64_t ranks, std::string unit, std::string description);
   bool has(const std::string& path) const { return index_.contains(path); }
   /// Appends a row; the number of values must be the row shape's product.
   void append(const std::string& path, std::span<const double> row);
@@ -34,7 +36,7 @@ class Recorder {
     std::string path;
     std::vector<std::int64_t> row_shape;
     std::string unit, description;
-    bool metric = false, integers = false;
+    bool metric = false, integers = false, by_rank = false;
     std::vector<double> values;
     std::int64_t row_count() const;
   };

@@ -37,6 +37,15 @@ DType dtype_of(const at::Tensor& tensor) { return tensor.scalar_type() == at::kD
 /// The step that stands for validation in counter-based random numbers: no training step reaches it.
 constexpr std::int64_t kValidationStep = 0x7fffffff;
 
+/// Where a step's time goes, by rank.
+constexpr std::int64_t kTimes = 4;
+constexpr struct {
+  const char *name, *description;
+} kTimeNames[kTimes] = {{"seconds_dispatch", "sorting rows of routed tokens and starting their exchange, by rank"},
+                        {"seconds_wait", "waiting for rows of other ranks, by rank"},
+                        {"seconds_compute", "products of the routed experts, by rank"},
+                        {"seconds_gradients", "summing gradients over ranks, waiting included, by rank"}};
+
 /// Losses that balance the load; others regularise.
 bool balances(const std::string& loss) {
   for (const char* other :
@@ -89,6 +98,7 @@ Trainer::Trainer(const TrialConfig& config, const data::Source& source, const co
   model::MoeModelOptions options;
   options.compute = compute_type(config.train.dtype);
   options.seed = config.seed;
+  options.recompute = config.parallel.recompute;
   options.shard_moments = config.parallel.shard_moments;
   if (any_layer(config, [](const auto& layer) { return selects(layer, "hash") && layer.hash_table == routing::HashTable::balanced; }))
     gang.agree([&] { options.token_frequency = token_frequency_of(source); }, "token frequencies");
@@ -166,6 +176,7 @@ void Trainer::declare_series() {
   recorder_.declare("steps/gradient_norm", {}, "1", "global gradient norm before clipping");
   recorder_.declare("steps/seconds", {}, "s", "wall time of the step");
   recorder_.declare("steps/tokens_per_second", {}, "tokens per second", "tokens of the step over its wall time");
+  for (const auto& time : kTimeNames) recorder_.declare_by_rank(std::string("steps/") + time.name, transport_->size(), "s", time.description);
   recorder_.declare("steps/max_violation_micro_batch", {layers}, "1", "mean over micro-batches of (max load - mean load) / mean load");
   recorder_.declare("steps/max_violation_global_batch", {layers}, "1", "(max load - mean load) / mean load over the global batch");
   recorder_.declare("evaluations/step", {}, "step", "steps done at the evaluation", false, true);
@@ -244,15 +255,17 @@ StepResult Trainer::train_step() {
     return source_.training(config_.seed, step_, train.batch_sequences, first, count);
   });
 
+  const model::ExpertSeconds before = model_->expert_seconds();
   auto& parameters = model_->parameters();
   parameters.zero_gradients();
   model_->begin_step(step_, /*training=*/true);
   const auto given = model_->decide_step(passes, routing::Mode::train);
 
   // Sums over the gang: loss, stop, each further loss, then per layer the micro-batches' violations, their number, dropped pairs, and the experts'
-  // counts.
-  const std::int64_t per_layer = 3 + experts, first_layer = 2 + static_cast<std::int64_t>(losses_.size());
-  at::Tensor sums = at::zeros({first_layer + layers * per_layer}, at::kDouble);
+  // counts; then per rank where its time went.
+  const std::int64_t per_layer = 3 + experts, first_layer = 2 + static_cast<std::int64_t>(losses_.size()), ranks = transport_->size();
+  const std::int64_t first_time = first_layer + layers * per_layer;
+  at::Tensor sums = at::zeros({first_time + kTimes * ranks}, at::kDouble);
   auto* sum = sums.mutable_data_ptr<double>();
   decisions_.clear();
   for (std::size_t p = 0; p < passes.size(); ++p) {
@@ -277,9 +290,13 @@ StepResult Trainer::train_step() {
     }
     decisions_.push_back(std::move(result.decisions));
   }
-  sum[1] = stop_ != nullptr && stop_->load() ? 1 : 0;
-  transport_->all_reduce_sum(sum, static_cast<std::size_t>(sums.numel()), DType::f64, "sums of a training step");
+  const auto reduction = Clock::now();
   reduce_gradients();
+  sum[1] = stop_ != nullptr && stop_->load() ? 1 : 0;
+  const model::ExpertSeconds& now = model_->expert_seconds();
+  const double times[kTimes] = {now.dispatch - before.dispatch, now.wait - before.wait, now.compute - before.compute, seconds_since(reduction)};
+  for (std::int64_t i = 0; i < kTimes; ++i) sum[first_time + i * ranks + transport_->rank()] = times[i];
+  transport_->all_reduce_sum(sum, static_cast<std::size_t>(sums.numel()), DType::f64, "sums of a training step");
 
   StepResult result;
   result.loss = sum[0];
@@ -321,6 +338,9 @@ StepResult Trainer::train_step() {
   recorder_.append("steps/gradient_norm", result.gradient_norm);
   recorder_.append("steps/seconds", seconds);
   recorder_.append("steps/tokens_per_second", static_cast<double>(step_tokens) / seconds);
+  for (std::int64_t i = 0; i < kTimes; ++i)
+    recorder_.append(std::string("steps/") + kTimeNames[i].name,
+                     std::vector<double>(sum + first_time + i * ranks, sum + first_time + (i + 1) * ranks));
   recorder_.append("steps/max_violation_micro_batch", micro);
   recorder_.append("steps/max_violation_global_batch", global);
   return result;

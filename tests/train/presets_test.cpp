@@ -320,6 +320,7 @@ std::map<std::string, std::vector<double>> losses_of(TrialConfig config, const c
   config.parallel.expert = expert_ranks;
   config.parallel.data = gang.size() / expert_ranks;
   config.train.sequences_per_pass = per_pass;
+  config.parallel.recompute = config.parallel.shard_moments = per_pass > 0;
   const auto source = data::open_source(config.data);
   Trainer trainer(config, *source, gang);
   while (trainer.step() < trainer.steps()) {
@@ -344,7 +345,7 @@ TEST_F(PresetLayouts, LossesAndGradientsAreThoseOfOneRankAtTheGlobalBatch) {
     config.evaluation.every_steps = 0;
     config.evaluation.tokens = 16 * 16;
     const auto alone = losses_of(config, self, 1, 0);
-    // Experts on every rank, on half of the ranks, spread over all; in one pass and in several.
+    // Experts on every rank, on half of the ranks, spread over all; in one pass, and in several with layers that run again and sharded moments.
     for (std::int64_t expert_ranks = 1; expert_ranks <= world.size(); expert_ranks *= 2)
       for (const std::int64_t per_pass : {0, 4}) {
         const auto found = losses_of(config, world, expert_ranks, per_pass);

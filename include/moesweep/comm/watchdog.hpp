@@ -1,6 +1,7 @@
 // A thread that ends the process when a collective waits too long, so that a dead or stuck rank never hangs the others.
 #pragma once
 
+#include <filesystem>
 #include <functional>
 #include <string>
 
@@ -14,6 +15,13 @@ void on_timeout(std::function<void(const std::string&)> callback);
 
 /// The rank named in messages.
 void set_rank(int rank, int size);
+
+/// From now on the collective at hand is written to that file, which outlives a killed process; an empty path removes the file and ends that.
+/// What cannot be written is left out.
+void record_in(const std::filesystem::path& file);
+
+/// What such a file says, "in 'gradients', its collective number 120", or "past" it; empty when it says nothing.
+std::string recorded_in(const std::filesystem::path& file);
 
 /// Guards one collective: while it lives, the clock runs.
 class Guard {

@@ -57,6 +57,7 @@ struct MoeModelOptions {
   std::int64_t seed = 1;
   std::vector<double> token_frequency = {};                  ///< [vocabulary], for balanced hash tables
   std::shared_ptr<const routing::Recording> recording = {};  ///< for replay
+  bool recompute = false;                                    ///< layers keep their inputs alone and run again in backward
   bool shard_moments = false;                                ///< each rank keeps, and updates by, its part of the moments alone
 };
 
@@ -111,6 +112,12 @@ class MoeModel {
     routing::Scores scores;
   };
   using Losses = std::map<std::string, at::Tensor>;
+  /// What a layer gives on: the stream, and at MoE layers the assignment, its losses among them, which later layers may take over.
+  struct LayerOutput {
+    at::Tensor x;
+    routing::Assignment assignment;
+    at::Tensor logits;
+  };
   at::Tensor product(const at::Tensor& x, const at::Tensor& w) const;
   at::Tensor norm(const at::Tensor& x, const std::string& gain) const;
   at::Tensor attention(std::int64_t layer, const at::Tensor& h, const routing::TokenLayout& layout) const;
@@ -119,6 +126,12 @@ class MoeModel {
   at::Tensor after_experts(std::int64_t layer, const Before& before, const routing::Assignment& assignment, Losses* losses) const;
   void regularise(std::int64_t layer, const ExpertOutputs& outputs, const routing::Slots& slots, const routing::TokenLayout& layout,
                   Losses& losses) const;
+  /// One layer of one pass. A layer that decides makes `decision` where it has no slots yet, else replays it; one that does not takes `earlier`.
+  LayerOutput layer_output(std::int64_t layer, const at::Tensor& x, const PassInput& pass, const routing::Assignment& earlier,
+                           routing::Decision& decision, routing::Mode mode);
+  /// The same, keeping nothing but x and the decision for backward.
+  LayerOutput recomputed_layer_output(std::int64_t layer, const at::Tensor& x, const std::shared_ptr<const PassInput>& pass,
+                                      const routing::Assignment& earlier, routing::Decision& decision);
   RouterWeights router_weights(std::int64_t moe_layer) const;
   std::string head_name() const { return config_.tied_embeddings ? "embedding" : "head"; }
   bool is_dense(std::int64_t layer) const { return layer < config_.dense_layers; }
@@ -133,6 +146,7 @@ class MoeModel {
   mutable ExpertSeconds seconds_;
   Parameters parameters_;
   at::ScalarType compute_;
+  bool recompute_;
   std::vector<routing::LayerRouter> routers_;
 };
 

@@ -50,6 +50,7 @@ struct ParallelConfig {
   std::int64_t expert = 1;
   std::int64_t data = 1;
   std::int64_t threads = 1;
+  bool recompute = false;
   bool shard_moments = false;
 
   void list(FieldList& fields);
