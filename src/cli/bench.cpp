@@ -9,6 +9,7 @@
 #include "moesweep/core/log.hpp"
 #include "moesweep/core/version.hpp"
 #include "moesweep/spec/presets.hpp"
+#include "moesweep/spec/sweep.hpp"
 #include "moesweep/train/trial.hpp"
 
 namespace moesweep::cli {
@@ -31,6 +32,66 @@ std::string in_words(const train::RoutingBench& bench, std::int64_t tokens) {
   return text;
 }
 
+std::string in_words(const train::CommBench& bench, int ranks) {
+  std::string text = fmt::format("{} rank{}; medians\n\n", ranks, ranks == 1 ? "" : "s");
+  if (!bench.exchanges.empty()) {
+    std::vector<std::vector<std::string>> rows{{"each rank to each other", "us", "GB/s sent by a rank"}};
+    for (const auto& e : bench.exchanges)
+      rows.push_back({bytes_in_words(static_cast<double>(e.bytes)), fmt::format("{:.1f}", 1e6 * e.seconds),
+                      fmt::format("{:.2f}", 1e-9 * static_cast<double>(e.bytes * (ranks - 1)) / e.seconds)});
+    text += table(rows) + fmt::format("fit: {:.1f} us and {:.2f} GB/s\n\n", 1e6 * bench.latency, 1e-9 * bench.bytes_per_second);
+  }
+  std::vector<std::vector<std::string>> rows{
+      {"EP x DP", "tokens/s", "ms a step", "dispatch", "wait", "experts", "gradients", "MB sent", "predicted", "ms of exchange", "predicted"}};
+  for (const auto& l : bench.layouts)
+    rows.push_back({fmt::format("{} x {}", l.expert, l.data), fmt::format("{:.0f}", l.tokens_per_second), fmt::format("{:.2f}", 1e3 * l.step),
+                    fmt::format("{:.2f}", 1e3 * l.dispatch), fmt::format("{:.2f}", 1e3 * l.wait), fmt::format("{:.2f}", 1e3 * l.compute),
+                    fmt::format("{:.2f}", 1e3 * l.gradients), fmt::format("{:.3f}", 1e-6 * l.sent), fmt::format("{:.3f}", 1e-6 * l.predicted_sent),
+                    fmt::format("{:.2f}", 1e3 * l.exchange), fmt::format("{:.2f}", 1e3 * l.predicted_exchange)});
+  return text + table(rows) + fmt::format("tokens/s of experts over all ranks / sequences alone: {:.3f}\n", bench.ratio);
+}
+
+void add_bench_comm(CLI::App& group, Invocation& invocation) {
+  struct Options {
+    std::string trial = "models/testbed-tiny.yaml";
+    std::vector<std::string> overrides;
+    train::CommBenchOptions bench;
+    bool json = false;
+  };
+  auto options = std::make_shared<Options>();
+  CLI::App* sub =
+      subcommand(group, "comm",
+                 "What spreading one trial over the ranks at hand costs: exchanges of so many bytes, and training steps with the experts\n"
+                 "over all ranks against sequences alone, where their time goes, and the cost model of `plan` beside it.",
+                 "mpirun -n 2 moesweep bench comm models/wide.yaml --steps 5 --json");
+  sub->add_option("TRIAL", options->trial, "a trial's file, looked up as `base` is")->capture_default_str();
+  sub->add_option("OVERRIDE", options->overrides, "key=value");
+  sub->add_option("--steps", options->bench.steps, "training steps of a run")->check(CLI::Range(1, 1000000))->capture_default_str();
+  sub->add_option("--repeats", options->bench.repeats, "runs of each layout, in turn")->check(CLI::Range(1, 1000))->capture_default_str();
+  sub->add_flag("--json", options->json, "as JSON");
+  sub->callback([options, sub, &invocation] {
+    // The quickstart's model needs no text here.
+    if (sub->count("TRIAL") == 0)
+      options->overrides.insert(options->overrides.begin(), {"data=data/synthetic8.yaml", "data.vocabulary=1024", "data.sequence_length=128"});
+    invocation.exit_code = with_mpi([&](const comm::Communicator& world) {
+      log::configure(world.rank(), world.size());
+      world.agree([&] { options->bench.config = spec::load_trial(options->trial, options->overrides); }, "loading the trial");
+      if (world.rank() == 0) options->bench.progress = [](const std::string& what) { log::info(what); };
+      train::prepare_process();
+      const train::CommBench bench = train::bench_comm(options->bench, world);
+      if (world.rank() != 0) return ExitCode::ok;
+      if (!options->json) {
+        print(in_words(bench, world.size()));
+      } else {
+        Json all = {{"version", fmt::format("moesweep {} ({})", version(), git_version())}, {"ranks", world.size()}, {"trial", options->trial}};
+        all.update(bench.json());
+        print(all.dump(2) + "\n");
+      }
+      return ExitCode::ok;
+    });
+  });
+}
+
 }  // namespace
 
 void add_bench(CLI::App& app, Invocation& invocation) {
@@ -42,6 +103,7 @@ void add_bench(CLI::App& app, Invocation& invocation) {
   auto options = std::make_shared<Options>();
   CLI::App* group = subcommand(app, "bench", "What parts of the program cost on this machine.", "moesweep bench routing --help");
   group->require_subcommand(1);
+  add_bench_comm(*group, invocation);
   add_bench_store(*group, invocation);
   CLI::App* sub = subcommand(*group, "routing",
                              "What routing costs on one core: the forward and backward time per token of each preset against plain top-k, and of\n"

@@ -65,6 +65,16 @@ Costs costs_of(const CostInput& input) {
   costs.forward_flops_per_token = 2.0 * (static_cast<double>(multiplied) + visited * static_cast<double>(expert)) + attention_square;
   costs.training_flops_per_token = 3.0 * costs.forward_flops_per_token;
 
+  if (input.expert_parallel > 1) {
+    const double remote = 1.0 - 1.0 / static_cast<double>(input.expert_parallel);
+    const double rows = visited * remote * static_cast<double>(d * input.compute_bytes);
+    const std::int64_t forwards = input.recompute ? 2 : 1;
+    costs.forward_exchange_bytes_per_token = 2.0 * rows;
+    costs.training_exchange_bytes_per_token = 2.0 * rows * static_cast<double>(forwards + 1);
+    costs.forward_exchanges_per_pass = 3 * moe_layers;
+    costs.training_exchanges_per_pass = (3 * forwards + 2) * moe_layers;
+  }
+
   const std::int64_t expert_parameters = moe_layers * m.experts * expert;
   const std::int64_t local_parameters =
       costs.parameters_total - expert_parameters + expert_parameters / std::max<std::int64_t>(1, input.expert_parallel);

@@ -17,8 +17,8 @@ namespace moesweep::model {
 class ExpertExchange {
  public:
   /// Collective: the numbers of rows are exchanged, once. `start` [E + 1]: first row of each expert among this rank's rows. The transport and
-  /// `seconds` must outlive the exchange.
-  ExpertExchange(comm::Transport& transport, const std::vector<std::int64_t>& start, ExpertSeconds* seconds);
+  /// `work` must outlive the exchange.
+  ExpertExchange(comm::Transport& transport, const std::vector<std::int64_t>& start, ExpertWork* work);
 
   /// First row of each of this rank's experts among the rows that arrive: [experts of the rank + 1].
   const std::vector<std::int64_t>& start() const { return start_; }
@@ -29,15 +29,20 @@ class ExpertExchange {
   at::Tensor from_experts(const at::Tensor& rows) const;
 
  private:
-  at::Tensor exchange(const at::Tensor& rows, const std::vector<std::int64_t>& sent, const std::vector<std::int64_t>& received, const char* what,
-                      const std::function<void()>& meanwhile) const;
+  /// copy(place, rows) for each of this rank's experts: where the rows of `rank` begin among the expert's, and how many there are.
+  template <class Copy>
+  void for_each_piece(std::size_t rank, Copy&& copy) const;
+  comm::Pending begin(const at::Tensor& from, const std::vector<std::int64_t>& send, const at::Tensor& to, const std::vector<std::int64_t>& receive,
+                      const char* what) const;
+  void wait(comm::Pending& pending) const;
 
   comm::Transport* transport_;
-  ExpertSeconds* seconds_;
+  ExpertWork* work_;
+  std::size_t ranks_, me_, mine_;              ///< mine_: experts of the rank
   std::vector<std::int64_t> sent_, received_;  ///< rows to and from each rank
   std::vector<std::int64_t> start_;
-  at::Tensor place_;    ///< [M] of each row by expert, its place by rank; undefined where both orders are one
-  at::Tensor inverse_;  ///< [M] the other way round
+  std::vector<std::int64_t> place_, count_;  ///< [rank][expert of this rank]: where its rows begin among those of this rank's experts; how many
+  std::int64_t own_first_ = 0;               ///< where, among the rows of this rank's tokens, those of its own experts begin
 };
 
 }  // namespace moesweep::model

@@ -129,7 +129,7 @@ struct Kept : torch::CustomClassHolder {
   at::Tensor gate_up_compute, down_compute, offsets;
   at::ScalarType compute = at::kFloat;
   std::optional<ExpertExchange> exchange;
-  ExpertSeconds* seconds = nullptr;
+  ExpertWork* work = nullptr;
 };
 
 /// Rows [start[e], start[e + 1]) of this rank's experts meet matrix e.
@@ -167,14 +167,14 @@ class RoutedExperts : public torch::autograd::Function<RoutedExperts> {
     const auto& start = kept->exchange->start();
     at::Tensor sent;
     {
-      const Stopwatch watch(kept->seconds->dispatch);
+      const Stopwatch watch(kept->work->dispatch);
       sent = x.to(kept->compute).index_select(0, dispatch.token_of_row);
     }
     const at::Tensor input = kept->exchange->to_experts(sent, *meanwhile);
     const std::int64_t rows = input.size(0), f = kept->down.value.size(1), d = x.size(1);
     at::Tensor inner = at::empty({rows, 2 * f}, input.options()), output = at::empty({rows, d}, input.options()), activation;
     {
-      const Stopwatch watch(kept->seconds->compute);
+      const Stopwatch watch(kept->work->compute);
       for_each_expert(start, [&](std::int64_t e, std::int64_t first, std::int64_t count) {
         at::Tensor out = inner.narrow(0, first, count);
         at::mm_out(out, input.narrow(0, first, count), kept->gate_up_compute[e]);
@@ -189,7 +189,7 @@ class RoutedExperts : public torch::autograd::Function<RoutedExperts> {
     context->save_for_backward({input, inner, activation, wide, weight});
     context->saved_data["kept"] = c10::IValue::make_capsule(kept);
     context->set_materialize_grads(false);
-    const Stopwatch watch(kept->seconds->dispatch);
+    const Stopwatch watch(kept->work->dispatch);
     return {combine(wide, dispatch.row_of_slot, kept->offsets, weight), wide};
   }
 
@@ -202,7 +202,7 @@ class RoutedExperts : public torch::autograd::Function<RoutedExperts> {
     const std::int64_t f = kept->down.value.size(1);
     at::Tensor row_gradient, weight_gradient;
     {
-      const Stopwatch watch(kept->seconds->dispatch);
+      const Stopwatch watch(kept->work->dispatch);
       if (gradients[0].defined()) combine_backward(gradients[0].contiguous(), output, dispatch, weight, row_gradient, weight_gradient);
       if (gradients[1].defined()) row_gradient = row_gradient.defined() ? row_gradient.add_(gradients[1]) : gradients[1];
       // Every rank takes part in the exchange, whatever its own gradients.
@@ -223,7 +223,7 @@ class RoutedExperts : public torch::autograd::Function<RoutedExperts> {
     };
     at::Tensor input_gradient;
     {
-      const Stopwatch watch(kept->seconds->compute);
+      const Stopwatch watch(kept->work->compute);
       at::Tensor activation_gradient = through(output_gradient, kept->down_compute, activation, kept->down.gradient);
       const at::Tensor gate = inner.narrow(1, 0, f), up = inner.narrow(1, f, f);
       at::Tensor inner_gradient = at::empty_like(inner);
@@ -233,7 +233,7 @@ class RoutedExperts : public torch::autograd::Function<RoutedExperts> {
       input_gradient = through(inner_gradient, kept->gate_up_compute, input, kept->gate_up.gradient);
     }
     const at::Tensor returned = kept->exchange->from_experts(input_gradient).to(output.scalar_type());
-    const Stopwatch watch(kept->seconds->dispatch);
+    const Stopwatch watch(kept->work->dispatch);
     const at::Tensor x_gradient = combine(returned, dispatch.row_of_slot, kept->offsets, at::Tensor());
     return {x_gradient, weight_gradient, at::Tensor(), at::Tensor()};
   }
@@ -242,16 +242,16 @@ class RoutedExperts : public torch::autograd::Function<RoutedExperts> {
 }  // namespace
 
 ExpertOutputs expert_outputs(const at::Tensor& x, const routing::Assignment& assignment, const Parameters::Stack& gate_up,
-                             const Parameters::Stack& down, at::ScalarType compute, comm::Transport& experts, ExpertSeconds& seconds,
+                             const Parameters::Stack& down, at::ScalarType compute, comm::Transport& experts, ExpertWork& work,
                              const std::function<void()>& meanwhile) {
   MOESWEEP_ASSERT(x.dim() == 2 && assignment.slots.offsets.numel() == x.size(0) + 1, "expert_outputs needs x [T, d] and offsets [T + 1]");
   auto kept = c10::make_intrusive<Kept>();
-  kept->seconds = &seconds;
+  kept->work = &work;
   {
-    const Stopwatch watch(seconds.dispatch);
+    const Stopwatch watch(work.dispatch);
     kept->dispatch = sort_by_expert(assignment.slots, gate_up.value.size(0) * experts.size());
   }
-  kept->exchange.emplace(experts, kept->dispatch.start, &seconds);
+  kept->exchange.emplace(experts, kept->dispatch.start, &work);
   kept->gate_up = gate_up;
   kept->down = down;
   kept->gate_up_compute = gate_up.value.to(compute);

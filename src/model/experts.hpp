@@ -24,9 +24,9 @@ struct ExpertOutputs {
 ///
 /// The stacks are this rank's share of the experts; the ranks of `experts` hold them all, in the order of their numbers. Collective over these ranks,
 /// forward and backward, whether they have tokens or not: each gets the rows of its own tokens, and adds what all tokens give to its experts'
-/// gradients. `meanwhile` runs while the first rows travel, without gradients being recorded. `experts` and `seconds` must outlive the graph.
+/// gradients. `meanwhile` runs while the first rows travel, without gradients being recorded. `experts` and `work` must outlive the graph.
 ExpertOutputs expert_outputs(const at::Tensor& x, const routing::Assignment& assignment, const Parameters::Stack& gate_up,
-                             const Parameters::Stack& down, at::ScalarType compute, comm::Transport& experts, ExpertSeconds& seconds,
+                             const Parameters::Stack& down, at::ScalarType compute, comm::Transport& experts, ExpertWork& work,
                              const std::function<void()>& meanwhile = {});
 
 }  // namespace moesweep::model

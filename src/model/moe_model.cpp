@@ -179,7 +179,7 @@ at::Tensor MoeModel::after_experts(std::int64_t layer, const Before& before, con
     if (config_.shared_experts + routing_.extra_experts.shared > 0) shared = swiglu(before.input, layer_name(layer, "shared."));
   };
   const ExpertOutputs outputs = expert_outputs(before.input, assignment, parameters_.stack(layer, "gate_up"), parameters_.stack(layer, "down"),
-                                               compute_, grid_->experts(), seconds_, while_rows_travel);
+                                               compute_, grid_->experts(), work_, while_rows_travel);
   at::Tensor x = before.residual + outputs.combined;
   if (routing_.extra_experts.routed() > 0) {
     std::vector<ConstantExpert> constants;

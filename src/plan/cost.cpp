@@ -2,6 +2,7 @@
 #include "moesweep/plan/cost.hpp"
 
 #include <algorithm>
+#include <cmath>
 
 #include "moesweep/model/costs.hpp"
 
@@ -13,6 +14,11 @@ namespace {
 std::int64_t sequences_per_pass(const train::TrialConfig& config) {
   const std::int64_t share = (config.train.batch_sequences + config.ranks() - 1) / config.ranks();
   return config.train.sequences_per_pass > 0 ? std::min(config.train.sequences_per_pass, share) : share;
+}
+
+std::int64_t passes_of_step(const train::TrialConfig& config) {
+  const std::int64_t share = (config.train.batch_sequences + config.ranks() - 1) / config.ranks(), pass = sequences_per_pass(config);
+  return (share + pass - 1) / pass;
 }
 
 std::int64_t evaluations(const train::TrialConfig& config) {
@@ -31,7 +37,7 @@ double trial_file_bytes(const train::TrialConfig& config) {
 
 }  // namespace
 
-TrialCost cost_of(const train::TrialConfig& config, double flops_per_second) {
+TrialCost cost_of(const train::TrialConfig& config, double flops_per_second, const ExchangeSpeed& exchange) {
   model::CostInput input;
   input.model = config.model;
   input.vocabulary = config.data.vocabulary;
@@ -40,6 +46,8 @@ TrialCost cost_of(const train::TrialConfig& config, double flops_per_second) {
   input.tokens_per_pass = sequences_per_pass(config) * config.data.sequence_length;
   input.value_bytes = config.train.dtype == train::Precision::fp64 ? 8 : 4;
   input.expert_parallel = config.parallel.expert;
+  input.compute_bytes = config.train.dtype == train::Precision::bf16 ? 2 : input.value_bytes;
+  input.recompute = config.parallel.recompute;
   const model::Costs model = model::costs_of(input);
 
   TrialCost cost;
@@ -49,7 +57,16 @@ TrialCost cost_of(const train::TrialConfig& config, double flops_per_second) {
   cost.training_tokens = config.steps() * config.step_tokens();
   cost.flops = model.training_flops_per_token * static_cast<double>(cost.training_tokens) +
                model.forward_flops_per_token * static_cast<double>(evaluations(config)) * static_cast<double>(config.evaluation.tokens);
-  cost.seconds = cost.flops / (flops_per_second * static_cast<double>(cost.ranks));
+  const auto ranks = static_cast<double>(cost.ranks), passes = static_cast<double>(passes_of_step(config));
+  const double evaluated = static_cast<double>(evaluations(config)) * static_cast<double>(config.evaluation.tokens);
+  const double batches = std::ceil(static_cast<double>(config.evaluation.tokens) / static_cast<double>(config.step_tokens()));
+  cost.exchanged_bytes =
+      (model.training_exchange_bytes_per_token * static_cast<double>(cost.training_tokens) + model.forward_exchange_bytes_per_token * evaluated) /
+      ranks;
+  const double exchanges = passes * (static_cast<double>(model.training_exchanges_per_pass * config.steps()) +
+                                     static_cast<double>(model.forward_exchanges_per_pass * evaluations(config)) * batches);
+  cost.exchange_seconds = cost.exchanged_bytes / exchange.bytes_per_second + exchanges * exchange.latency_seconds;
+  cost.seconds = cost.flops / (flops_per_second * ranks) + cost.exchange_seconds;
   cost.memory_bytes = static_cast<double>(model.rank_bytes());
   constexpr double kValuesPerParameter = 3;  // the weight and two moments
   cost.disk_bytes = trial_file_bytes(config) + kValuesPerParameter * static_cast<double>(model.parameters_total * input.value_bytes);
@@ -62,6 +79,8 @@ Json TrialCost::json() const {
           {"parameters_active", parameters_active},
           {"training_tokens", training_tokens},
           {"flops", flops},
+          {"exchanged_bytes", exchanged_bytes},
+          {"exchange_seconds", exchange_seconds},
           {"seconds", seconds},
           {"memory_bytes", memory_bytes},
           {"disk_bytes", disk_bytes}};

@@ -37,14 +37,15 @@ DType dtype_of(const at::Tensor& tensor) { return tensor.scalar_type() == at::kD
 /// The step that stands for validation in counter-based random numbers: no training step reaches it.
 constexpr std::int64_t kValidationStep = 0x7fffffff;
 
-/// Where a step's time goes, by rank.
-constexpr std::int64_t kTimes = 4;
+/// What a step took, by rank.
 constexpr struct {
-  const char *name, *description;
-} kTimeNames[kTimes] = {{"seconds_dispatch", "sorting rows of routed tokens and starting their exchange, by rank"},
-                        {"seconds_wait", "waiting for rows of other ranks, by rank"},
-                        {"seconds_compute", "products of the routed experts, by rank"},
-                        {"seconds_gradients", "summing gradients over ranks, waiting included, by rank"}};
+  const char *name, *unit, *description;
+} kTaken[] = {{"seconds_dispatch", "s", "sorting rows of routed tokens and starting their exchange, by rank"},
+              {"seconds_wait", "s", "waiting for rows of other ranks, by rank"},
+              {"seconds_compute", "s", "products of the routed experts, by rank"},
+              {"seconds_gradients", "s", "summing gradients over ranks, waiting included, by rank"},
+              {"exchanged_bytes", "byte", "rows of routed tokens and their gradients, sent to other ranks, by rank"}};
+constexpr auto kTakenCount = static_cast<std::int64_t>(std::size(kTaken));
 
 /// Losses that balance the load; others regularise.
 bool balances(const std::string& loss) {
@@ -176,7 +177,7 @@ void Trainer::declare_series() {
   recorder_.declare("steps/gradient_norm", {}, "1", "global gradient norm before clipping");
   recorder_.declare("steps/seconds", {}, "s", "wall time of the step");
   recorder_.declare("steps/tokens_per_second", {}, "tokens per second", "tokens of the step over its wall time");
-  for (const auto& time : kTimeNames) recorder_.declare_by_rank(std::string("steps/") + time.name, transport_->size(), "s", time.description);
+  for (const auto& taken : kTaken) recorder_.declare_by_rank(std::string("steps/") + taken.name, transport_->size(), taken.unit, taken.description);
   recorder_.declare("steps/max_violation_micro_batch", {layers}, "1", "mean over micro-batches of (max load - mean load) / mean load");
   recorder_.declare("steps/max_violation_global_batch", {layers}, "1", "(max load - mean load) / mean load over the global batch");
   recorder_.declare("evaluations/step", {}, "step", "steps done at the evaluation", false, true);
@@ -255,17 +256,17 @@ StepResult Trainer::train_step() {
     return source_.training(config_.seed, step_, train.batch_sequences, first, count);
   });
 
-  const model::ExpertSeconds before = model_->expert_seconds();
+  const model::ExpertWork before = model_->expert_work();
   auto& parameters = model_->parameters();
   parameters.zero_gradients();
   model_->begin_step(step_, /*training=*/true);
   const auto given = model_->decide_step(passes, routing::Mode::train);
 
   // Sums over the gang: loss, stop, each further loss, then per layer the micro-batches' violations, their number, dropped pairs, and the experts'
-  // counts; then per rank where its time went.
+  // counts; then per rank what it took.
   const std::int64_t per_layer = 3 + experts, first_layer = 2 + static_cast<std::int64_t>(losses_.size()), ranks = transport_->size();
-  const std::int64_t first_time = first_layer + layers * per_layer;
-  at::Tensor sums = at::zeros({first_time + kTimes * ranks}, at::kDouble);
+  const std::int64_t first_taken = first_layer + layers * per_layer;
+  at::Tensor sums = at::zeros({first_taken + kTakenCount * ranks}, at::kDouble);
   auto* sum = sums.mutable_data_ptr<double>();
   decisions_.clear();
   for (std::size_t p = 0; p < passes.size(); ++p) {
@@ -293,9 +294,10 @@ StepResult Trainer::train_step() {
   const auto reduction = Clock::now();
   reduce_gradients();
   sum[1] = stop_ != nullptr && stop_->load() ? 1 : 0;
-  const model::ExpertSeconds& now = model_->expert_seconds();
-  const double times[kTimes] = {now.dispatch - before.dispatch, now.wait - before.wait, now.compute - before.compute, seconds_since(reduction)};
-  for (std::int64_t i = 0; i < kTimes; ++i) sum[first_time + i * ranks + transport_->rank()] = times[i];
+  const model::ExpertWork& now = model_->expert_work();
+  const double taken[kTakenCount] = {now.dispatch - before.dispatch, now.wait - before.wait, now.compute - before.compute, seconds_since(reduction),
+                                     static_cast<double>(now.bytes_sent - before.bytes_sent)};
+  for (std::int64_t i = 0; i < kTakenCount; ++i) sum[first_taken + i * ranks + transport_->rank()] = taken[i];
   transport_->all_reduce_sum(sum, static_cast<std::size_t>(sums.numel()), DType::f64, "sums of a training step");
 
   StepResult result;
@@ -338,9 +340,10 @@ StepResult Trainer::train_step() {
   recorder_.append("steps/gradient_norm", result.gradient_norm);
   recorder_.append("steps/seconds", seconds);
   recorder_.append("steps/tokens_per_second", static_cast<double>(step_tokens) / seconds);
-  for (std::int64_t i = 0; i < kTimes; ++i)
-    recorder_.append(std::string("steps/") + kTimeNames[i].name,
-                     std::vector<double>(sum + first_time + i * ranks, sum + first_time + (i + 1) * ranks));
+  for (std::int64_t i = 0; i < kTakenCount; ++i) {
+    const double* row = sum + first_taken + i * ranks;
+    recorder_.append(std::string("steps/") + kTaken[i].name, std::vector<double>(row, row + ranks));
+  }
   recorder_.append("steps/max_violation_micro_batch", micro);
   recorder_.append("steps/max_violation_global_batch", global);
   return result;

@@ -24,11 +24,12 @@ namespace moesweep::model {
 struct ExpertOutputs;
 struct RouterWeights;
 
-/// Where the time of routed experts goes on this rank, in seconds, summed over layers and passes.
-struct ExpertSeconds {
-  double dispatch = 0;  ///< sorting rows, starting exchanges, putting rows in place
-  double wait = 0;      ///< waiting for rows of other ranks
-  double compute = 0;   ///< the experts' products
+/// What routed experts took on this rank, summed over layers and passes.
+struct ExpertWork {
+  double dispatch = 0;          ///< s: sorting rows, starting exchanges, putting rows in place
+  double wait = 0;              ///< s: waiting for rows of other ranks
+  double compute = 0;           ///< s: the experts' products
+  std::int64_t bytes_sent = 0;  ///< of rows, to other ranks
 };
 
 /// One pass of one rank.
@@ -99,8 +100,8 @@ class MoeModel {
   /// Collective. After each optimizer step.
   void end_step();
 
-  /// Since it was made.
-  const ExpertSeconds& expert_seconds() const { return seconds_; }
+  /// Since the model was made.
+  const ExpertWork& expert_work() const { return work_; }
 
   /// Persistent routing state by name, `layers.N.bias`; write through the tensors to restore.
   std::vector<std::pair<std::string, at::Tensor>> state();
@@ -143,7 +144,7 @@ class MoeModel {
   ModelConfig config_;
   routing::RoutingConfig routing_;
   comm::Grid* grid_;
-  mutable ExpertSeconds seconds_;
+  mutable ExpertWork work_;
   Parameters parameters_;
   at::ScalarType compute_;
   bool recompute_;

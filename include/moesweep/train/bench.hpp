@@ -1,4 +1,5 @@
-// What routing costs: each strategy against plain top-k, and plain top-k against the same in eager ATen operators, on one core.
+// What routing costs, each strategy against plain top-k, and plain top-k against the same in eager ATen operators, on one core; and what spreading
+// a trial over ranks costs.
 #pragma once
 
 #include <cstdint>
@@ -7,8 +8,10 @@
 #include <utility>
 #include <vector>
 
+#include "moesweep/comm/mpi.hpp"
 #include "moesweep/core/json.hpp"
 #include "moesweep/routing/config.hpp"
+#include "moesweep/train/config.hpp"
 
 namespace moesweep::train {
 
@@ -51,5 +54,38 @@ struct RoutingBench {
 /// Sets the threads of this process to one. Logits are standard normal numbers in fp32, shifted for `relu` so that top_k experts are active on
 /// average. A strategy that takes long is repeated less, at least once.
 RoutingBench bench_routing(const RoutingBenchOptions& options);
+
+struct CommBenchOptions {
+  TrialConfig config;
+  std::int64_t steps = 10;  ///< of each run, behind two that warm up
+  std::int64_t repeats = 3;
+  std::function<void(const std::string&)> progress;  ///< told of each run; may be empty
+};
+
+/// What it takes to spread one trial over all ranks: experts (EP), or sequences alone (DP). Medians over repeats, in which both take turns.
+struct CommBench {
+  /// Every rank sends every other one so many bytes; blocking, slowest rank, fastest of 20.
+  struct Exchange {
+    std::int64_t bytes = 0;
+    double seconds = 0;
+  };
+  struct Layout {
+    std::int64_t expert = 1, data = 1;
+    double tokens_per_second = 0;
+    double step = 0, dispatch = 0, wait = 0, compute = 0, gradients = 0;  ///< s a step; mean over ranks
+    double sent = 0, predicted_sent = 0;                                  ///< bytes a step that a rank sends, and the cost model's
+    double exchange = 0, predicted_exchange = 0;  ///< s a step beyond what DP takes for dispatch, and the cost model's with the fit below
+  };
+  std::vector<Exchange> exchanges;
+  double latency = 0;           ///< s, of one exchange without bytes, by the fit
+  double bytes_per_second = 0;  ///< that a rank sends, by the fit
+  std::vector<Layout> layouts;  ///< EP over all ranks, then DP over all
+  double ratio = 0;             ///< tokens a second of EP over DP, median of the repeats' ratios
+
+  Json json() const;
+};
+
+/// Collective over `world`; every rank gets the result. The config's own layout is not used. A config that cannot be spread is a `config` error.
+CommBench bench_comm(const CommBenchOptions& options, const comm::Communicator& world);
 
 }  // namespace moesweep::train
