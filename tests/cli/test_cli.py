@@ -396,6 +396,75 @@ class Killing(Case):
         self.assertTrue(list(self.folder.glob("runs/smoke/trials/*/*/checkpoint.h5")))
 
 
+class Gangs(Case):
+    """One trial whose experts are spread over ranks: a rank that fails leaves no other one hanging."""
+
+    FILE = """
+sweep: gang
+base: models/testbed-tiny.yaml
+data: data/synthetic8.yaml
+routing: {balance: {method: expert_bias, rate: 2e-2, scope: global_batch}, score: sigmoid}
+train: {steps: 150, warmup_steps: 10, batch_sequences: 16, micro_batch_sequences: 4}
+evaluation: {every_steps: 50, tokens: 2048}
+checkpoint: {every_steps: 25}
+parallel: {expert: 2}
+"""
+    SWEEP = ("gang.yaml",)
+
+    def setUp(self):
+        super().setUp()
+        (self.folder / "gang.yaml").write_text(self.FILE)
+
+    def disturb(self, number):
+        """Runs the trial, sends one rank the signal once it trains, and gives exit code and messages when all have ended."""
+        command = [*MPIRUN, "2", PROGRAM, "run", *self.SWEEP, "comm.timeout_seconds=2", "--progress-seconds", "0"]
+        with open(self.folder / "messages", "w", encoding="utf-8") as messages:
+            launch = subprocess.Popen(command, cwd=self.folder, stdout=messages, stderr=messages, start_new_session=True)
+        deadline = time.time() + 100
+        while not any(event["event"] == "progress" for event in self.journal(self.folder / "runs/gang")):
+            self.assertTrue(launch.poll() is None and time.time() < deadline, (self.folder / "messages").read_text())
+            time.sleep(0.02)
+        ranks = [process for process in processes_of(launch.pid) if process != launch.pid]
+        os.kill(max(ranks), number)
+        code = launch.wait(timeout=100)
+        self.assertEqual(list(processes_of(launch.pid)), [], "somebody was left behind")
+        return code, (self.folder / "messages").read_text()
+
+    def resume(self):
+        self.call("run", *self.SWEEP, ranks=2)
+        self.call("run", *self.SWEEP, "--out", "undisturbed", ranks=2)
+        found = []
+        for folder in ["runs/gang", "undisturbed"]:
+            self.call("aggregate", folder)
+            found.append(json.loads(self.call("results", folder + "/sweep.h5", "--json")[0])[0]["metrics"])
+        for name in ["loss", "purity_expert", "greedy.loss"]:
+            self.assertEqual(found[0][name], found[1][name], name)
+
+    def test_a_killed_rank_ends_all_and_the_resume_tells_where_they_were(self):
+        code, _ = self.disturb(signal.SIGKILL)
+        self.assertNotEqual(code, 0)
+        self.resume()
+        reasons = [event["reason"] for event in self.journal(self.folder / "runs/gang") if event["event"] == "ended" and event["state"] == "crashed"]
+        self.assertEqual(len(reasons), 1, reasons)
+        self.assertRegex(reasons[0], r"process \d+ on .* is gone; rank 0 was (in|past) '.+', its collective number \d+; rank 1 was (in|past) '")
+
+    def test_a_stopped_rank_is_named_by_the_one_that_waits(self):
+        code, messages = self.disturb(signal.SIGSTOP)
+        self.assertEqual(code, 6, messages)
+        self.assertRegex(messages, r"\[Rank [01]/2\] waited longer than 2 s in the collective '.+': another rank is gone or stuck")
+        self.assertTrue(any(event["event"] == "watchdog" for event in self.journal(self.folder / "runs/gang")))
+        self.resume()
+
+    def test_an_aborted_rank_ends_all(self):
+        code, messages = self.disturb(signal.SIGABRT)
+        self.assertNotEqual(code, 0, messages)
+        self.resume()
+
+    def test_experts_that_cannot_be_spread_alike(self):
+        _, err = self.call("plan", "gang.yaml", "parallel.expert=5", code=3)
+        self.assertIn("parallel.expert = 5 must divide model.experts", err)
+
+
 class Aggregating(Case):
     def test_any_number_of_ranks_gives_the_same_digest(self):
         self.call("run", "smoke", "train.steps=2", ranks=2)
