@@ -55,6 +55,28 @@ TEST_F(NcclTransports, WaitDoesNotSynchroniseUnlessAsked) {
   EXPECT_EQ(data[0], size);
 }
 
+TEST_F(NcclTransports, WorkGoesToTheStreamThatTheCallerNames) {
+  std::vector<double> data(100, 1.0), more(100);
+  const auto ranks = static_cast<std::size_t>(size), me = static_cast<std::size_t>(rank);
+  for (const bool other : {false, true}) {
+    const auto transport = nccl_double::make_stream_ordered_transport(world, other);
+    Pending sum = transport->start_all_reduce_sum(data.data(), data.size(), DType::f64, "sum");
+    EXPECT_TRUE(nccl_double::is_idle(!other));
+    EXPECT_FALSE(nccl_double::is_idle(other));
+    sum.wait();
+    transport->barrier("end of the sum");
+    EXPECT_TRUE(nccl_double::is_idle(other));
+    std::vector<Part> send(ranks), receive(ranks);
+    send[me] = {data.data(), 800};
+    receive[me] = {more.data(), 800};
+    Pending own = transport->start_exchange(send, receive, "own part");
+    EXPECT_TRUE(nccl_double::is_idle(!other));
+    EXPECT_FALSE(nccl_double::is_idle(other));
+    own.wait();
+    transport->barrier("end of the copy");
+  }
+}
+
 TEST_F(NcclTransports, TheEndOfATransportFlushesIt) {
   std::vector<double> data(100, 1.0);
   {

@@ -143,6 +143,15 @@ Stream& stream_of(cudaStream_t handle) {
   return *reinterpret_cast<Stream*>(handle);
 }
 
+Stream& other_stream_of_process() {
+  static Stream* const other = [] {
+    const Lock lock(world().mutex);
+    stream_of(nullptr);
+    return world().streams.emplace_back(std::make_unique<Stream>()).get();
+  }();
+  return *other;
+}
+
 bool on_main_thread() { return std::this_thread::get_id() == world().main; }
 
 /// One poll of the host: everything moves on a little.
@@ -528,15 +537,13 @@ std::unique_ptr<Transport> make_transport(const Communicator& communicator) {
 std::unique_ptr<Transport> make_stream_ordered_transport(const Communicator& communicator, bool on_other_stream) {
   prepare(communicator);
   NcclOptions options;
-  if (on_other_stream) {
-    static void* const other = [] {
-      const Lock lock(world().mutex);
-      stream_of(nullptr);
-      return world().streams.emplace_back(std::make_unique<Stream>()).get();
-    }();
-    options.stream = [] { return other; };
-  }
+  if (on_other_stream) options.stream = []() -> void* { return &other_stream_of_process(); };
   return make_nccl_transport(communicator, options);
+}
+
+bool is_idle(bool other_stream) {
+  const Lock lock(world().mutex);
+  return (other_stream ? other_stream_of_process() : stream_of(nullptr)).queue.empty();
 }
 
 void synchronise() {

@@ -29,6 +29,9 @@ void prepare(const Communicator& communicator);
 /// Waits for all streams, as a copy from the device to the host would.
 void synchronise();
 
+/// Whether the default stream, or the process's other one, has nothing left to do.
+bool is_idle(bool other_stream);
+
 enum class Fault { none, init_error, init_later_error, init_hang, call_error, call_hang, async_error, hang };
 /// This process meets a fault: at its next initialisation, or at its `operation`-th group or sum from now on, counted from 1. The environment
 /// does the same for whole programs: NCCL_DOUBLE_FAULT=RANK:NAME:OPERATION with the rank in the world and the names above.
