@@ -250,7 +250,6 @@ class NcclTransport final : public Transport {
       const std::lock_guard lock(mutex_);
       flights_.push_back(flight);
     }
-    changed_.notify_all();
     return Pending(std::make_unique<PendingFlight>(*this, std::move(flight)));
   }
 
@@ -279,24 +278,22 @@ class NcclTransport final : public Transport {
     });
   }
 
-  /// Watches over the collectives under way from a thread of its own, since the host may wait for the device outside of this file.
+  /// Watches over the collectives under way from a thread of its own, since the host may wait for the device outside of this file. It looks now and
+  /// then: a wake-up for each collective would cost more than a small one does.
   void watch() {
     constexpr auto kInterval = std::chrono::milliseconds(50);
     static_cast<void>(cudaSetDevice(device_));
     std::unique_lock lock(mutex_);
-    for (;;) {
-      changed_.wait(lock, [&] { return stopping_ || !flights_.empty(); });
-      if (stopping_) return;
+    while (!changed_.wait_for(lock, kInterval, [&] { return stopping_; })) {
       // An error of the device itself is for the host, which finds it at its next call.
       while (!flights_.empty() && cudaEventQuery(flights_.front()->event) != cudaErrorNotReady) flights_.pop_front();
-      if (flights_.empty()) continue;
       static_cast<void>(cudaGetLastError());
+      if (flights_.empty()) continue;
       const auto oldest = flights_.front();
       lock.unlock();
       const std::string error = asynchronous_error();
       if (!error.empty() || seconds_since(oldest->since) > watchdog::timeout_seconds()) end(oldest->what, error);
       lock.lock();
-      changed_.wait_for(lock, kInterval, [&] { return stopping_; });
     }
   }
 
