@@ -1,5 +1,12 @@
-# LibTorch comes from CMAKE_PREFIX_PATH when that holds one, else from the torch wheel in .venv.
-file(GLOB _torch_wheels ${CMAKE_SOURCE_DIR}/.venv/lib/python3.*/site-packages/torch)
+# LibTorch comes from CMAKE_PREFIX_PATH when that holds one, else from the torch wheel of a Python environment: .venv, with CUDA .venv-cuda.
+option(MOESWEEP_CUDA "build with CUDA and NCCL: GPU tensors, the nccl transport" OFF)
+if(MOESWEEP_CUDA)
+  set(_default_venv ${CMAKE_SOURCE_DIR}/.venv-cuda)
+else()
+  set(_default_venv ${CMAKE_SOURCE_DIR}/.venv)
+endif()
+set(MOESWEEP_VENV ${_default_venv} CACHE PATH "the Python environment whose torch wheel is used")
+file(GLOB _torch_wheels ${MOESWEEP_VENV}/lib/python3.*/site-packages/torch)
 foreach(_wheel IN LISTS _torch_wheels)
   list(APPEND CMAKE_PREFIX_PATH ${_wheel})
 endforeach()

@@ -2,8 +2,11 @@
 # Installs what moesweep needs and builds it. Idempotent: what is there is left alone.
 #   jobs/setup.sh packages [--tests]     system packages (apt) and the Python environment .venv
 #   jobs/setup.sh build [PRESET [TARGET]]  configure and build a CMake preset (default: release, everything)
+#   jobs/setup.sh cuda [--link-only]     a CUDA LibTorch and NCCL into .venv-cuda (several GB), then build/cuda/moesweep; needs no GPU and no nvcc.
+#                                        --link-only leaves out what only a machine with a GPU needs (1.5 GB): the program links, and does not start
 # Environment: MOESWEEP_NO_APT=1 never calls apt and takes what modules or CMAKE_PREFIX_PATH give (a cluster); MOESWEEP_JOBS=N compile jobs;
-#   MOESWEEP_TORCH_INDEX=URL a package index that has LibTorch's CPU build, where pip's own would give a CUDA one; PYTHON=python3.12
+#   MOESWEEP_TORCH_INDEX=URL a package index that has LibTorch's CPU build, where pip's own would give a CUDA one; PYTHON=python3.12;
+#   MOESWEEP_CUDA_TORCH=torch==VERSION the CUDA build of LibTorch that `cuda` installs; MOESWEEP_CUDA_TORCH_INDEX=URL the index that has it
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -73,6 +76,30 @@ python_environment() {
   rm -f .venv/.moesweep-*; touch "$stamp"
 }
 
+# A CUDA LibTorch in an environment of its own, so that .venv and its CPU build stay as they are.
+cuda_environment() {
+  local python=${PYTHON:-python3} what=$1 torch=${MOESWEEP_CUDA_TORCH:-torch==2.15.0} stamp site needs toolkit nccl
+  stamp=.venv-cuda/.moesweep-$(sha256sum <<<"$torch $what" | cut -c1-16)
+  [[ -e $stamp ]] && { say "CUDA environment: up to date"; return; }
+  [[ -x .venv-cuda/bin/python ]] || { say "creating .venv-cuda"; "$python" -m venv .venv-cuda || die "$python -m venv failed: install python3-venv"; }
+  local pip=(.venv-cuda/bin/pip install -q --no-warn-conflicts ${MOESWEEP_CUDA_TORCH_INDEX:+--index-url "$MOESWEEP_CUDA_TORCH_INDEX"})
+  say "$torch with CUDA (about 1 GB to fetch)"
+  if [[ $what == whole ]]; then
+    "${pip[@]}" "$torch" || die "pip install $torch failed; another version can be named by MOESWEEP_CUDA_TORCH"
+  else
+    "${pip[@]}" --no-deps "$torch" || die "pip install $torch failed; another version can be named by MOESWEEP_CUDA_TORCH"
+  fi
+  site=$(echo .venv-cuda/lib/python3.*/site-packages)
+  [[ -e $site/torch/lib/libtorch_cuda.so ]] || die "$torch is no CUDA build here; name another version by MOESWEEP_CUDA_TORCH"
+  # The runtime's headers and NCCL, in the versions that this torch was built with.
+  needs=$(sed -n 's/^Requires-Dist: \([^;]*\).*/\1/p' "$site"/torch-*.dist-info/METADATA)
+  nccl=$(grep -o 'nvidia-nccl-cu[^ ]*' <<<"$needs" | head -n 1) || true
+  toolkit=$(sed -n 's/^cuda-toolkit[^=]*\(==[^ ]*\).*/\1/p' <<<"$needs")
+  say "NCCL (${nccl:-nvidia-nccl-cu13}) and the CUDA runtime's headers (cuda-toolkit${toolkit})"
+  "${pip[@]}" "${nccl:-nvidia-nccl-cu13}" "cuda-toolkit[cudart,crt,cccl]$toolkit" || die "pip install of NCCL and the CUDA runtime failed; see the lines above"
+  rm -f .venv-cuda/.moesweep-*; touch "$stamp"
+}
+
 case ${1:-} in
   packages)
     if [[ ${2:-} == --tests ]]; then install_packages "${build_needs[@]}" "${test_needs[@]}"; python_environment test
@@ -85,5 +112,11 @@ case ${1:-} in
     fi
     say "building preset $preset (a first build takes some minutes)"
     cmake --build "build/$preset" -j "${MOESWEEP_JOBS:-$(nproc)}" --target "${3:-all}" || die "build failed; the first error above is the one to read" ;;
-  *) sed -n '2,6p' "$0"; exit 2 ;;
+  cuda)
+    what=whole; [[ ${2:-} != --link-only ]] || what=link-only
+    install_packages "${build_needs[@]}"
+    cuda_environment "$what"
+    bash "$0" build cuda moesweep
+    say "linked: $(ls -l build/cuda/moesweep)" ;;
+  *) sed -n '2,9p' "$0"; exit 2 ;;
 esac

@@ -12,8 +12,10 @@
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
+#include <future>
 #include <mutex>
 #include <thread>
+#include <utility>
 
 #include "moesweep/core/error.hpp"
 
@@ -35,12 +37,13 @@ struct State {
   std::mutex mutex;
   std::condition_variable changed;
   double timeout_seconds = 300.0;
+  double grace_seconds = 0.0;
   const char* waiting_in = nullptr;
   Clock::time_point since;
   int depth = 0;
   int rank = 0, size = 1;
   std::function<void(const std::string&)> callback;
-  bool running = false;
+  bool running = false, ending = false;
   Mark* mark = nullptr;
   std::filesystem::path mark_file;
 };
@@ -58,20 +61,15 @@ State& state() {
   for (;;) {
     const auto now = Clock::now();
     const auto timeout = std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(s.timeout_seconds));
-    const auto deadline = (s.waiting_in == nullptr ? now : s.since) + timeout;
+    const auto grace = std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(s.grace_seconds));
+    const auto deadline = (s.waiting_in == nullptr ? now : s.since + grace) + timeout;
     if (s.waiting_in == nullptr || now < deadline) {
       s.changed.wait_until(lock, deadline);
       continue;
     }
-    const std::string text = "[Rank " + std::to_string(s.rank) + "/" + std::to_string(s.size) + "] waited longer than " +
-                             std::to_string(static_cast<long long>(s.timeout_seconds)) + " s in the collective '" + s.waiting_in +
-                             "': another rank is gone or stuck; the process ends (comm.timeout_seconds)";
-    std::fprintf(stderr, "%s\n", text.c_str());
-    std::fflush(stderr);
-    const auto callback = s.callback;
+    const char* what = s.waiting_in;
     lock.unlock();
-    if (callback) callback(text);
-    _exit(static_cast<int>(ExitCode::mpi));
+    end_process(what);
   }
 }
 
@@ -82,6 +80,12 @@ void set_timeout(double seconds) {
   const std::lock_guard lock(s.mutex);
   s.timeout_seconds = seconds;
   s.changed.notify_all();
+}
+
+double timeout_seconds() {
+  State& s = state();
+  const std::lock_guard lock(s.mutex);
+  return s.timeout_seconds;
 }
 
 void on_timeout(std::function<void(const std::string&)> callback) {
@@ -127,7 +131,34 @@ std::string recorded_in(const std::filesystem::path& file) {
   return std::string(mark.inside != 0 ? "in" : "past") + " '" + mark.name + "', its collective number " + std::to_string(mark.number);
 }
 
-Guard::Guard(const char* what) {
+void end_process(const char* what, const std::string& failure, const std::function<void()>& last_act) {
+  constexpr auto kLastAct = std::chrono::seconds(3);
+  State& s = state();
+  std::unique_lock lock(s.mutex);
+  if (std::exchange(s.ending, true)) {
+    lock.unlock();
+    for (;;) std::this_thread::sleep_for(std::chrono::hours(1));  // another thread is ending the process
+  }
+  const std::string who = "[Rank " + std::to_string(s.rank) + "/" + std::to_string(s.size) + "] ",
+                    where = "in the collective '" + std::string(what) + "': ";
+  const std::string text = failure.empty() ? who + "waited longer than " + std::to_string(static_cast<long long>(s.timeout_seconds)) + " s " + where +
+                                                 "another rank is gone or stuck; the process ends (comm.timeout_seconds)"
+                                           : who + "failed " + where + failure + "; the process ends";
+  const auto callback = s.callback;
+  lock.unlock();
+  std::fprintf(stderr, "%s\n", text.c_str());
+  std::fflush(stderr);
+  if (callback) callback(text);
+  if (last_act) {
+    std::packaged_task<void()> task(last_act);
+    const auto ended = task.get_future();
+    std::thread(std::move(task)).detach();
+    ended.wait_for(kLastAct);
+  }
+  _exit(static_cast<int>(ExitCode::mpi));
+}
+
+Guard::Guard(const char* what, double grace_seconds) {
   State& s = state();
   const std::lock_guard lock(s.mutex);
   if (s.depth++ > 0) return;
@@ -142,6 +173,7 @@ Guard::Guard(const char* what) {
   }
   s.since = Clock::now();
   s.waiting_in = what;
+  s.grace_seconds = grace_seconds;
 }
 
 Guard::~Guard() {

@@ -1,141 +1,26 @@
-// Communicators and the contract of transports, on 1, 2 and 3 ranks.
+// Communicators and grids, and the transports over host memory, which keep the contract of transport_contract.cpp.
 #include <gtest/gtest.h>
-
-#include <numeric>
 
 #include "moesweep/comm/grid.hpp"
 #include "moesweep/comm/mpi.hpp"
+#include "moesweep/comm/nccl.hpp"
 #include "moesweep/comm/transport.hpp"
 #include "moesweep/core/error.hpp"
+#include "transport_contract.hpp"
 
 namespace moesweep::comm {
+
+std::vector<Implementation> implementations() {
+  return {{"local", [](const Communicator&) { return make_local_transport(); }, host_memory()}, {"mpi", make_mpi_transport, host_memory()}};
+}
+
 namespace {
 
-class TransportContract : public testing::Test {
- protected:
-  Communicator world = Communicator::world();
-  std::unique_ptr<Transport> transport = make_transport(world);
-  int rank = world.rank(), size = world.size();
-};
-
-TEST_F(TransportContract, SumsEveryTypeInPlace) {
-  std::vector<double> f64(1000);
-  std::vector<float> f32(1000);
-  std::vector<std::int64_t> i64(1000);
-  for (std::size_t i = 0; i < 1000; ++i) {
-    f64[i] = static_cast<double>(rank + 1) * static_cast<double>(i);
-    f32[i] = static_cast<float>(rank + 1);
-    i64[i] = static_cast<std::int64_t>(i) << 40;
-  }
-  transport->all_reduce_sum(f64.data(), f64.size(), DType::f64, "f64");
-  transport->all_reduce_sum(f32.data(), f32.size(), DType::f32, "f32");
-  transport->all_reduce_sum(i64.data(), i64.size(), DType::i64, "i64");
-  const double triangle = size * (size + 1) / 2.0;
-  for (std::size_t i = 0; i < 1000; ++i) {
-    EXPECT_EQ(f64[i], triangle * static_cast<double>(i));
-    EXPECT_EQ(f32[i], static_cast<float>(triangle));
-    EXPECT_EQ(i64[i], static_cast<std::int64_t>(i) * size << 40);
-  }
-}
-
-TEST_F(TransportContract, StartedSumsArriveInAnyOrderOfWaiting) {
-  std::vector<double> a(5, rank), b(7, 1.0);
-  Pending first = transport->start_all_reduce_sum(a.data(), a.size(), DType::f64, "a");
-  Pending second = transport->start_all_reduce_sum(b.data(), b.size(), DType::f64, "b");
-  second.wait();
-  first.wait();
-  EXPECT_EQ(a[4], size * (size - 1) / 2.0);
-  EXPECT_EQ(b[6], size);
-}
-
-TEST_F(TransportContract, NothingToSumIsFine) {
-  transport->all_reduce_sum(nullptr, 0, DType::f64, "nothing");
-  transport->start_all_reduce_sum(nullptr, 0, DType::f32, "nothing").wait();
-}
-
-TEST_F(TransportContract, SumsAreBitwiseEqualOnEveryRank) {
-  std::vector<double> values(257);
-  for (std::size_t i = 0; i < values.size(); ++i) values[i] = 0.1 * (rank + 1) + 1e-17 * static_cast<double>(i);
-  transport->all_reduce_sum(values.data(), values.size(), DType::f64, "values");
-  const auto all = transport->all_gather(std::as_bytes(std::span(values)), "comparison");
-  for (const auto& other : all) EXPECT_EQ(other, all[0]);
-}
-
-TEST_F(TransportContract, GathersDifferentSizesInRankOrder) {
-  const std::vector<std::byte> mine(static_cast<std::size_t>(rank) * 3, std::byte{7});
-  const auto all = transport->all_gather(mine, "gather");
-  ASSERT_EQ(all.size(), static_cast<std::size_t>(size));
-  for (std::size_t r = 0; r < all.size(); ++r) EXPECT_EQ(all[r].size(), r * 3);
-}
-
-TEST_F(TransportContract, AnyIsTrueWhenOneRankSaysSo) {
-  EXPECT_TRUE(transport->any(rank == size - 1, "any"));
-  EXPECT_FALSE(transport->any(false, "any"));
-}
-
-/// What rank `from` sends to rank `to`: (from + to) % 3 kilobytes of a byte that tells both.
-std::vector<std::byte> message(int from, int to) {
-  return std::vector<std::byte>(static_cast<std::size_t>((from + to) % 3) * 1000, static_cast<std::byte>(16 * from + to));
-}
-
-TEST_F(TransportContract, AnExchangeBringsEachPartToItsRank) {
-  std::vector<std::vector<std::byte>> mine, theirs;
-  std::vector<Part> send, receive;
-  for (int r = 0; r < size; ++r) {
-    mine.push_back(message(rank, r));
-    theirs.emplace_back(message(r, rank).size());
-  }
-  for (std::size_t r = 0; r < mine.size(); ++r) {
-    send.push_back({mine[r].data(), mine[r].size()});
-    receive.push_back({theirs[r].data(), theirs[r].size()});
-  }
-  Pending pending = transport->start_exchange(send, receive, "exchange");
-  send.clear();
-  pending.wait();
-  for (int r = 0; r < size; ++r) EXPECT_EQ(theirs[static_cast<std::size_t>(r)], message(r, rank)) << r;
-}
-
-TEST_F(TransportContract, ExchangesUnderWayDoNotMix) {
-  const auto ranks = static_cast<std::size_t>(size);
-  constexpr int kExchanges = 5;
-  std::vector<std::vector<double>> mine(kExchanges), theirs(kExchanges);
-  std::vector<Pending> pending;
-  for (int i = 0; i < kExchanges; ++i) {
-    const std::size_t each = i % 2 == 0 ? 100000 : 1;  // large and small ones take different ways
-    mine[i].assign(each * ranks, 100.0 * i + rank);
-    theirs[i].assign(each * ranks, -1.0);
-    std::vector<Part> send, receive;
-    for (std::size_t r = 0; r < ranks; ++r) {
-      send.push_back({mine[i].data() + r * each, each * sizeof(double)});
-      receive.push_back({theirs[i].data() + r * each, each * sizeof(double)});
-    }
-    pending.push_back(transport->start_exchange(send, receive, "exchange"));
-  }
-  for (int i = kExchanges - 1; i >= 0; --i) {
-    pending[static_cast<std::size_t>(i)].wait();
-    const std::size_t each = theirs[i].size() / ranks;
-    for (std::size_t e = 0; e < theirs[i].size(); ++e) EXPECT_EQ(theirs[i][e], 100.0 * i + static_cast<double>(e / each));
-  }
-}
-
-TEST_F(TransportContract, NothingToExchangeIsFine) {
-  const std::vector<Part> nothing(static_cast<std::size_t>(size));
-  transport->start_exchange(nothing, nothing, "nothing").wait();
-}
-
-TEST_F(TransportContract, CountsForEachRankArriveByRank) {
-  std::vector<std::int64_t> counts;
-  for (int r = 0; r < size; ++r) counts.insert(counts.end(), {10 * rank + r, -1});
-  const auto received = transport->exchange_counts(counts, "counts");
-  ASSERT_EQ(received.size(), counts.size());
-  for (int r = 0; r < size; ++r) {
-    EXPECT_EQ(received[static_cast<std::size_t>(2 * r)], 10 * r + rank);
-    EXPECT_EQ(received[static_cast<std::size_t>(2 * r) + 1], -1);
-  }
-}
-
-TEST_F(TransportContract, APartOfAnotherSizeIsAnError) {
-  if (size != 2) return;
+TEST(MpiTransports, APartOfAnotherSizeIsAnError) {
+  const auto world = Communicator::world();
+  const int rank = world.rank();
+  if (world.size() != 2) return;
+  const auto transport = make_mpi_transport(world);
   std::vector<double> mine(8), theirs(8);
   // Rank 1 sends less than rank 0 expects.
   const std::size_t sent = rank == 0 ? 2 : 1;
@@ -151,6 +36,22 @@ TEST_F(TransportContract, APartOfAnotherSizeIsAnError) {
     EXPECT_EQ(error.kind(), ErrorKind::mpi);
     EXPECT_NE(error.message().find("uneven exchange: rank 1"), std::string::npos) << error.message();
   }
+}
+
+TEST(Nccl, ABuildWithoutItSaysHowToGetIt) {
+  if (nccl_is_built()) return;
+  const auto world = Communicator::world();
+  for (const auto& use : std::vector<std::function<void()>>{[&] { make_nccl_transport(world); }, [&] { choose_device(world); }}) {
+    try {
+      use();
+      ADD_FAILURE() << "nothing was thrown";
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::config);
+      EXPECT_TRUE(error.on_every_rank());
+      EXPECT_NE(error.hint().find("setup.sh cuda"), std::string::npos) << error.hint();
+    }
+  }
+  EXPECT_EQ(describe_nccl().size(), 1U);
 }
 
 TEST(Grids, NeighboursShareExperts) {

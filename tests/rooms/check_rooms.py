@@ -18,7 +18,7 @@ LIBRARIES = {
     "yaml-cpp": (r"yaml-cpp/.*", r"yaml-cpp(::yaml-cpp)?", {"spec"}),
     "MPI": (r"mpi(-ext)?\.h", r"MPI::\w+", {"comm", "store"}),
     "torch": (r"(torch|ATen|c10|caffe2)/.*", r"moesweep_torch\w*|torch|torch_cpu|c10", {"routing", "model", "train"}),
-    "CUDA": (r"(nccl|cuda\w*)\.h|cuda/.*", r"CUDA::\w+|nccl", {"comm", "model"}),
+    "CUDA": (r"(nccl|cuda\w*)\.h|cuda/.*", r"CUDA::\w+|NCCL::\w+|nccl", {"comm", "model"}),
     "CLI11": (r"CLI/.*", r"CLI11::CLI11", {"cli"}),
 }
 # What login-node code (configs, spec, plan) must not reach through any chain of includes or links.

@@ -10,6 +10,8 @@ namespace moesweep::comm::watchdog {
 /// The timeout of collectives from now on, in seconds. The thread starts with the first guarded collective.
 void set_timeout(double seconds);
 
+double timeout_seconds();
+
 /// Called once, before the process ends, with the sentence that names rank and collective (a journal line, for example).
 void on_timeout(std::function<void(const std::string&)> callback);
 
@@ -23,10 +25,16 @@ void record_in(const std::filesystem::path& file);
 /// What such a file says, "in 'gradients', its collective number 120", or "past" it; empty when it says nothing.
 std::string recorded_in(const std::filesystem::path& file);
 
-/// Guards one collective: while it lives, the clock runs.
+/// Ends the process as the thread does: writes `[Rank r/n] waited longer than ...` with the collective's name, or, when `failure` is not empty,
+/// `[Rank r/n] failed in the collective 'WHAT': FAILURE`, tells the callback, and exits with ExitCode::mpi. Before that `last_act` runs, which is
+/// given some seconds. From any thread; when several call it, the first one is heard.
+[[noreturn]] void end_process(const char* what, const std::string& failure = {}, const std::function<void()>& last_act = {});
+
+/// Guards one collective: while it lives, the clock runs. Who watches a deadline by itself gives the thread some more seconds by `grace_seconds`,
+/// so that it only steps in when the guarded code itself is stuck.
 class Guard {
  public:
-  explicit Guard(const char* what);
+  explicit Guard(const char* what, double grace_seconds = 0.0);
   ~Guard();
   Guard(const Guard&) = delete;
   Guard& operator=(const Guard&) = delete;

@@ -1,0 +1,20 @@
+# Finds NCCL: the target NCCL::nccl, and NCCL_VERSION. Looks where NCCL_ROOT says, then beside the torch of the Python environment MOESWEEP_VENV
+# (the package nvidia-nccl-cu13 has libnccl.so.2 and no libnccl.so), then in the system.
+file(GLOB _nccl_hints ${MOESWEEP_VENV}/lib/python3.*/site-packages/nvidia/nccl)
+list(PREPEND _nccl_hints ${NCCL_ROOT} $ENV{NCCL_ROOT})
+find_path(NCCL_INCLUDE_DIR nccl.h HINTS ${_nccl_hints} PATH_SUFFIXES include)
+find_library(NCCL_LIBRARY NAMES nccl libnccl.so.2 NAMES_PER_DIR HINTS ${_nccl_hints} PATH_SUFFIXES lib lib64)
+if(NCCL_INCLUDE_DIR)
+  file(STRINGS ${NCCL_INCLUDE_DIR}/nccl.h _nccl_lines REGEX "^#define NCCL_(MAJOR|MINOR|PATCH) +[0-9]+")
+  string(REGEX REPLACE "[^0-9;]" "" _nccl_numbers "${_nccl_lines}")
+  string(REPLACE ";" "." NCCL_VERSION "${_nccl_numbers}")
+endif()
+include(FindPackageHandleStandardArgs)
+find_package_handle_standard_args(NCCL REQUIRED_VARS NCCL_LIBRARY NCCL_INCLUDE_DIR VERSION_VAR NCCL_VERSION)
+if(NCCL_FOUND AND NOT TARGET NCCL::nccl)
+  add_library(NCCL::nccl UNKNOWN IMPORTED)
+  set_target_properties(NCCL::nccl PROPERTIES IMPORTED_LOCATION ${NCCL_LIBRARY})
+  target_include_directories(NCCL::nccl SYSTEM INTERFACE ${NCCL_INCLUDE_DIR})
+  target_link_libraries(NCCL::nccl INTERFACE CUDA::cudart)  # whose headers nccl.h includes
+endif()
+mark_as_advanced(NCCL_INCLUDE_DIR NCCL_LIBRARY)
