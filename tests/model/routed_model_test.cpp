@@ -486,7 +486,7 @@ TEST(ExtraExperts, GiveWhatTheirDefinitionSays) {
   EXPECT_TRUE(at::allclose(y[2], weight[5] * constant(1, 2) + weight[6] * x[2], 1e-12, 1e-14));
   const auto stack_up = stack_of(2, 4, 6, 7), stack_down = stack_of(2, 3, 4, 8);
   comm::Grid gang;
-  ExpertSeconds seconds;
+  ExpertWork seconds;
   const auto outputs = expert_outputs(x, assignment, stack_up, stack_down, at::kDouble, gang.experts(), seconds);
   EXPECT_EQ(outputs.rows.size(0), 1);
   EXPECT_TRUE(at::equal(outputs.row_of_slot, at::tensor({0, -1, -1, -1, -1, -1, -1}, at::kLong)));
@@ -540,7 +540,7 @@ TEST(OutputOrthogonality, IsTheReferencesOverKeptFfnSlots) {
   assignment.slots.dropped = at::tensor({0, 0, 0, 0, 1, 0, 0, 0}, at::kLong).to(at::kBool);
   assignment.weight = numbers({8}, 2);
   comm::Grid gang;
-  ExpertSeconds seconds;
+  ExpertWork seconds;
   const auto outputs = expert_outputs(x, assignment, stack_of(3, 4, 6, 7), stack_of(3, 3, 4, 8), at::kDouble, gang.experts(), seconds);
   const auto row = [&](std::int64_t slot) { return list(outputs.rows[outputs.row_of_slot[slot].item<std::int64_t>()]); };
   const double expected = reference::output_orthogonality({{row(0), row(1)}, {row(3)}, {row(5), row(6), row(7)}}, 1.0).value;
