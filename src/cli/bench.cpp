@@ -78,6 +78,7 @@ void add_bench_comm(CLI::App& group, Invocation& invocation) {
       world.agree([&] { options->bench.config = spec::load_trial(options->trial, options->overrides); }, "loading the trial");
       if (world.rank() == 0) options->bench.progress = [](const std::string& what) { log::info(what); };
       train::prepare_process();
+      train::choose_gpu(world);
       const train::CommBench bench = train::bench_comm(options->bench, world);
       if (world.rank() != 0) return ExitCode::ok;
       if (!options->json) {

@@ -12,6 +12,7 @@
 #include <thread>
 
 #include "cli.hpp"
+#include "moesweep/comm/nccl.hpp"
 #include "moesweep/core/version.hpp"
 #include "moesweep/data/source.hpp"
 #include "moesweep/launch/command.hpp"
@@ -54,7 +55,10 @@ Finding cpu() {
 
 Finding gpus() {
   if (const auto listed = launch::output_of({"nvidia-smi", "-L"}, 20); listed && !listed->empty())
-    return {"gpus", "ok", fmt::format("{}: {}; this build computes on the CPU", std::ranges::count(*listed, '\n'), first_line(*listed)), ""};
+    return {"gpus", "ok",
+            fmt::format("{}: {}; this build computes on {}", std::ranges::count(*listed, '\n'), first_line(*listed),
+                        comm::nccl_is_built() ? "them" : "the CPU"),
+            comm::nccl_is_built() ? "" : "bash jobs/setup.sh cuda builds for GPUs"};
   std::error_code failure;
   int devices = 0;
   for (const auto& entry : fs::directory_iterator("/dev", failure)) {
@@ -63,6 +67,12 @@ Finding gpus() {
   }
   if (devices > 0) return {"gpus", "note", fmt::format("{} devices in /dev, but nvidia-smi does not answer", devices), "install the driver's tools"};
   return {"gpus", "ok", "none", ""};
+}
+
+Finding nccl() {
+  std::string text;
+  for (const std::string& line : comm::describe_nccl()) text += (text.empty() ? "" : "; ") + line;
+  return {"nccl", "ok", text, ""};
 }
 
 Finding mpi() {
@@ -137,6 +147,7 @@ void add_doctor(CLI::App& app, Invocation& invocation) {
                                   cpu(),
                                   threads(),
                                   gpus(),
+                                  nccl(),
                                   slurm(),
                                   configs(),
                                   data_folder(),

@@ -74,6 +74,7 @@ void add_run(CLI::App& app, Invocation& invocation) {
     const plan::Shard shard = plan::parse_shard(options->shard);
     invocation.exit_code = with_mpi([&](const comm::Communicator& world) {
       log::configure(world.rank(), world.size());
+      train::choose_gpu(world);
       spec::Sweep sweep;
       launch::RunOptions run;
       world.agree(
@@ -114,6 +115,7 @@ void add_train(CLI::App& app, Invocation& invocation) {
   sub->callback([options, &invocation] {
     invocation.exit_code = with_mpi([&](const comm::Communicator& world) {
       log::configure(world.rank(), world.size());
+      train::choose_gpu(world);
       train::TrialConfig config;
       std::filesystem::path folder, file;
       std::string id;

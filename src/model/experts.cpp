@@ -2,13 +2,12 @@
 #include "experts.hpp"
 
 #include <ATen/ATen.h>
-#include <ATen/Dispatch.h>
-#include <ATen/Parallel.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <chrono>
 #include <optional>
 
+#include "combine.hpp"
 #include "expert_exchange.hpp"
 #include "moesweep/core/error.hpp"
 
@@ -19,114 +18,11 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-/// Kept slots of FFN experts, sorted by expert, stable: the rows of the experts' inputs.
-struct Dispatch {
-  at::Tensor slot_of_row;           ///< [N] i64, slot in the assignment
-  at::Tensor token_of_row;          ///< [N] i64
-  at::Tensor row_of_slot;           ///< [slots] i64, -1 for one without a row
-  std::vector<std::int64_t> start;  ///< [E + 1], first row of each expert
-};
-
-Dispatch sort_by_expert(const routing::Slots& slots, std::int64_t experts) {
-  const at::Tensor ids = slots.expert.contiguous(), tokens = slots.token.contiguous();
-  const std::int64_t count = ids.numel();
-  const auto* id = ids.const_data_ptr<std::int64_t>();
-  const auto* token = tokens.const_data_ptr<std::int64_t>();
-  const at::Tensor flags = slots.dropped.defined() ? slots.dropped.contiguous() : at::Tensor();
-  const bool* dropped = flags.defined() ? flags.const_data_ptr<bool>() : nullptr;
-  const auto has_row = [&](std::int64_t s) { return id[s] < experts && (dropped == nullptr || !dropped[s]); };
-  Dispatch dispatch;
-  dispatch.start.assign(static_cast<std::size_t>(experts) + 1, 0);
-  for (std::int64_t s = 0; s < count; ++s)
-    if (has_row(s)) ++dispatch.start[static_cast<std::size_t>(id[s]) + 1];
-  for (std::size_t e = 0; e < static_cast<std::size_t>(experts); ++e) dispatch.start[e + 1] += dispatch.start[e];
-  const std::int64_t rows = dispatch.start.back();
-  dispatch.slot_of_row = at::empty({rows}, at::kLong);
-  dispatch.token_of_row = at::empty({rows}, at::kLong);
-  dispatch.row_of_slot = at::empty({count}, at::kLong);
-  auto* slot_of_row = dispatch.slot_of_row.mutable_data_ptr<std::int64_t>();
-  auto* token_of_row = dispatch.token_of_row.mutable_data_ptr<std::int64_t>();
-  auto* row_of_slot = dispatch.row_of_slot.mutable_data_ptr<std::int64_t>();
-  std::vector<std::int64_t> next(dispatch.start.begin(), dispatch.start.end() - 1);
-  for (std::int64_t s = 0; s < count; ++s) {
-    if (!has_row(s)) {
-      row_of_slot[s] = -1;
-      continue;
-    }
-    const std::int64_t row = next[static_cast<std::size_t>(id[s])]++;
-    slot_of_row[row] = s;
-    token_of_row[row] = token[s];
-    row_of_slot[s] = row;
-  }
-  return dispatch;
-}
-
-/// out[t] = sum over t's kept slots of weight[slot] * rows[row_of_slot[slot]]; a null weight is 1. CPU, fp32 or fp64.
-at::Tensor combine(const at::Tensor& rows, const at::Tensor& row_of_slot, const at::Tensor& offsets, const at::Tensor& weight) {
-  const std::int64_t tokens = offsets.numel() - 1, width = rows.size(1);
-  at::Tensor out = at::empty({tokens, width}, rows.options());
-  AT_DISPATCH_FLOATING_TYPES(rows.scalar_type(), "combine", [&] {
-    const auto* from = rows.const_data_ptr<scalar_t>();
-    const auto* place = row_of_slot.const_data_ptr<std::int64_t>();
-    const auto* begin_of = offsets.const_data_ptr<std::int64_t>();
-    const scalar_t* w = weight.defined() ? weight.const_data_ptr<scalar_t>() : nullptr;
-    auto* to = out.mutable_data_ptr<scalar_t>();
-    at::parallel_for(0, tokens, 256, [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t t = begin; t < end; ++t) {
-        scalar_t* __restrict sum = to + t * width;
-        std::fill(sum, sum + width, scalar_t(0));
-        for (std::int64_t s = begin_of[t]; s < begin_of[t + 1]; ++s) {
-          if (place[s] < 0) continue;
-          const scalar_t* __restrict row = from + place[s] * width;
-          const scalar_t factor = w != nullptr ? w[s] : scalar_t(1);
-          for (std::int64_t i = 0; i < width; ++i) sum[i] += factor * row[i];
-        }
-      }
-    });
-  });
-  return out;
-}
-
-template <class Real>
-Real dot(const Real* __restrict a, const Real* __restrict b, std::int64_t count) {
-  Real sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (std::int64_t i = 0; i < count; ++i) sum += a[i] * b[i];
-  return sum;
-}
-
-/// Backward of `combine`: row gradients [N, d] = weight * gradient[token], and weight gradients [slots] = <gradient[token], row>.
-void combine_backward(const at::Tensor& gradient, const at::Tensor& rows, const Dispatch& dispatch, const at::Tensor& weight,
-                      at::Tensor& row_gradient, at::Tensor& weight_gradient) {
-  const std::int64_t count = rows.size(0), width = rows.size(1);
-  row_gradient = at::empty_like(rows);
-  weight_gradient = at::zeros_like(weight);
-  AT_DISPATCH_FLOATING_TYPES(rows.scalar_type(), "combine_backward", [&] {
-    const auto* g = gradient.const_data_ptr<scalar_t>();
-    const auto* y = rows.const_data_ptr<scalar_t>();
-    const auto* w = weight.const_data_ptr<scalar_t>();
-    const auto* slot = dispatch.slot_of_row.const_data_ptr<std::int64_t>();
-    const auto* token = dispatch.token_of_row.const_data_ptr<std::int64_t>();
-    auto* gy = row_gradient.mutable_data_ptr<scalar_t>();
-    auto* gw = weight_gradient.mutable_data_ptr<scalar_t>();
-    at::parallel_for(0, count, 256, [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t r = begin; r < end; ++r) {
-        const scalar_t* __restrict from = g + token[r] * width;
-        const scalar_t* __restrict row = y + r * width;
-        scalar_t* __restrict out = gy + r * width;
-        const scalar_t factor = w[slot[r]];
-        for (std::int64_t i = 0; i < width; ++i) out[i] = factor * from[i];
-        gw[slot[r]] = dot(from, row, width);
-      }
-    });
-  });
-}
-
 /// What forward leaves for backward; held by the context through a shared pointer.
 struct Kept : torch::CustomClassHolder {
   Dispatch dispatch;
   Parameters::Stack gate_up, down;
-  at::Tensor gate_up_compute, down_compute, offsets;
+  at::Tensor gate_up_compute, down_compute;
   at::ScalarType compute = at::kFloat;
   std::optional<ExpertExchange> exchange;
   ExpertWork* work = nullptr;
@@ -190,7 +86,7 @@ class RoutedExperts : public torch::autograd::Function<RoutedExperts> {
     context->saved_data["kept"] = c10::IValue::make_capsule(kept);
     context->set_materialize_grads(false);
     const Stopwatch watch(kept->work->dispatch);
-    return {combine(wide, dispatch.row_of_slot, kept->offsets, weight), wide};
+    return {combine(wide, dispatch, weight), wide};
   }
 
   static variable_list backward(AutogradContext* context, const variable_list& gradients) {
@@ -203,7 +99,11 @@ class RoutedExperts : public torch::autograd::Function<RoutedExperts> {
     at::Tensor row_gradient, weight_gradient;
     {
       const Stopwatch watch(kept->work->dispatch);
-      if (gradients[0].defined()) combine_backward(gradients[0].contiguous(), output, dispatch, weight, row_gradient, weight_gradient);
+      if (gradients[0].defined()) {
+        const CombineGradients through = combine_backward(gradients[0].contiguous(), output, dispatch, weight);
+        row_gradient = through.rows;
+        weight_gradient = through.weight;
+      }
       if (gradients[1].defined()) row_gradient = row_gradient.defined() ? row_gradient.add_(gradients[1]) : gradients[1];
       // Every rank takes part in the exchange, whatever its own gradients.
       row_gradient = row_gradient.defined() ? row_gradient.to(kept->compute).contiguous() : at::zeros(output.sizes(), input.options());
@@ -234,7 +134,7 @@ class RoutedExperts : public torch::autograd::Function<RoutedExperts> {
     }
     const at::Tensor returned = kept->exchange->from_experts(input_gradient).to(output.scalar_type());
     const Stopwatch watch(kept->work->dispatch);
-    const at::Tensor x_gradient = combine(returned, dispatch.row_of_slot, kept->offsets, at::Tensor());
+    const at::Tensor x_gradient = combine(returned, dispatch, at::Tensor());
     return {x_gradient, weight_gradient, at::Tensor(), at::Tensor()};
   }
 };
@@ -249,16 +149,15 @@ ExpertOutputs expert_outputs(const at::Tensor& x, const routing::Assignment& ass
   kept->work = &work;
   {
     const Stopwatch watch(work.dispatch);
-    kept->dispatch = sort_by_expert(assignment.slots, gate_up.value.size(0) * experts.size());
+    kept->dispatch = sort_by_expert(assignment.slots, gate_up.value.size(0) * experts.size(), x.device());
   }
   kept->exchange.emplace(experts, kept->dispatch.start, &work);
   kept->gate_up = gate_up;
   kept->down = down;
   kept->gate_up_compute = gate_up.value.to(compute);
   kept->down_compute = down.value.to(compute);
-  kept->offsets = assignment.slots.offsets.contiguous();
   kept->compute = compute;
-  const auto outputs = RoutedExperts::apply(x.contiguous(), assignment.weight.to(x.scalar_type()).contiguous(), kept, &meanwhile);
+  const auto outputs = RoutedExperts::apply(x.contiguous(), assignment.weight.to(x.options()).contiguous(), kept, &meanwhile);
   return {outputs[0], outputs[1], kept->dispatch.row_of_slot};
 }
 

@@ -7,8 +7,10 @@ namespace moesweep::model {
 
 at::Tensor extra_experts(const at::Tensor& x, const routing::Assignment& assignment, std::int64_t first, const routing::ExtraExperts& extra,
                          const std::vector<ConstantExpert>& constants) {
-  const routing::Slots& slots = assignment.slots;
-  const at::Tensor weight = assignment.weight.to(x.scalar_type());
+  routing::Slots slots = assignment.slots;
+  for (at::Tensor* part : {&slots.token, &slots.expert, &slots.dropped})
+    if (part->defined()) *part = part->to(x.device());
+  const at::Tensor weight = assignment.weight.to(x.options());
   // Kept slots of the experts [begin, end).
   const auto slots_of_experts = [&](std::int64_t begin, std::int64_t end) {
     at::Tensor taken = (slots.expert >= begin).logical_and(slots.expert < end);

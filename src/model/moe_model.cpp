@@ -74,8 +74,9 @@ MoeModel::MoeModel(const ModelConfig& config, const routing::RoutingConfig& rout
     : config_(config),
       routing_(routing),
       grid_(&grid),
-      parameters_(config, vocabulary, master_type(options.compute), options.seed, routing, holdings_of(grid, options.shard_moments)),
+      parameters_(config, vocabulary, master_type(options.compute), options.seed, routing, holdings_of(grid, options.shard_moments), options.device),
       compute_(options.compute),
+      device_(options.device),
       recompute_(options.recompute) {
   routing::RouterPlace place;
   place.layers = routing.depth == routing::Depth::shared_decision ? std::min<std::int64_t>(1, moe_layers()) : moe_layers();
@@ -125,8 +126,9 @@ at::Tensor MoeModel::attention(std::int64_t layer, const at::Tensor& h, const ro
   MOESWEEP_ASSERT(layout.tokens() == layout.sequences * layout.length, "attention needs sequences of one length");
   const std::int64_t batch = layout.sequences, length = layout.length, heads = config_.heads, size = config_.width / heads;
   const at::Tensor qkv = product(h, parameters_[layer_name(layer, "qkv")].t()).view({batch, length, 3, heads, size}).permute({2, 0, 3, 1, 4});
-  const at::Tensor frequency = at::pow(config_.rotary_base, at::arange(size / 2, at::kDouble) * (-2.0 / static_cast<double>(size)));
-  const at::Tensor angle = at::arange(length, at::kDouble).view({-1, 1}) * frequency;
+  const auto doubles = h.options().dtype(at::kDouble);
+  const at::Tensor frequency = at::pow(config_.rotary_base, at::arange(size / 2, doubles) * (-2.0 / static_cast<double>(size)));
+  const at::Tensor angle = at::arange(length, doubles).view({-1, 1}) * frequency;
   const at::Tensor cosine = angle.cos().to(h.scalar_type()), sine = angle.sin().to(h.scalar_type());
   const at::Tensor q = rotate(qkv[0], cosine, sine), k = rotate(qkv[1], cosine, sine);
   const double scale = 1.0 / std::sqrt(static_cast<double>(size));
@@ -221,7 +223,7 @@ std::vector<PassDecisions> MoeModel::decide_step(std::span<const PassInput> pass
   std::vector<PassDecisions> decisions(passes.size());
   std::vector<routing::Assignment> assignments(passes.size());
   std::vector<at::Tensor> x;
-  for (const auto& pass : passes) x.push_back(parameters_["embedding"].index_select(0, pass.tokens));
+  for (const auto& pass : passes) x.push_back(parameters_["embedding"].index_select(0, pass.tokens.to(device_)));
   for (std::int64_t layer = 0; layer < config_.layers; ++layer) {
     std::vector<Before> before;
     for (std::size_t p = 0; p < passes.size(); ++p) before.push_back(before_experts(layer, x[p], passes[p].layout, mode));
@@ -305,7 +307,7 @@ PassResult MoeModel::forward(const PassInput& pass, const PassDecisions* given, 
   PassResult result;
   const bool recomputes = recompute_ && mode == routing::Mode::train && at::GradMode::is_enabled();
   const auto kept = recomputes ? std::make_shared<const PassInput>(pass) : nullptr;
-  at::Tensor x = parameters_["embedding"].index_select(0, pass.tokens);
+  at::Tensor x = parameters_["embedding"].index_select(0, pass.tokens.to(device_));
   routing::Assignment assignment;  // the last decided one: layers that do not decide take it
   at::Tensor logits;
   std::vector<routing::Assignment::Pooled> pooled;
@@ -332,7 +334,7 @@ PassResult MoeModel::forward(const PassInput& pass, const PassDecisions* given, 
   }
   add_pooled(result.losses, pooled, x.scalar_type());
   const at::Tensor hidden = norm(x, "final_norm");
-  result.token_loss = head_loss(hidden, parameters_[head_name()], pass.targets, compute_);
+  result.token_loss = head_loss(hidden, parameters_[head_name()], pass.targets.to(device_), compute_);
   if (mode != routing::Mode::train) result.hidden = hidden;
   return result;
 }

@@ -36,7 +36,7 @@ void fill_normal(Real* out, const Span& span, std::uint64_t seed, Purpose purpos
 }  // namespace
 
 Parameters::Parameters(const ModelConfig& config, std::int64_t vocabulary, at::ScalarType dtype, std::int64_t seed,
-                       const routing::RoutingConfig& routing, const Holdings& holdings)
+                       const routing::RoutingConfig& routing, const Holdings& holdings, c10::Device device)
     : seed_(seed), experts_(config.experts), first_expert_(holdings.experts.begin(config.experts)) {
   MOESWEEP_ASSERT(config.experts % holdings.experts.parts == 0, "each rank holds as many experts");
   const std::int64_t d = config.width, f = config.expert_width;
@@ -92,8 +92,9 @@ Parameters::Parameters(const ModelConfig& config, std::int64_t vocabulary, at::S
     const std::int64_t size = sizes_[static_cast<std::size_t>(c)];
     const Part& updated = c == ParameterClass::dense ? holdings.dense_moments : holdings.expert_moments;
     b.first_updated = updated.begin(size);
-    for (at::Tensor* buffer : {&b.value, &b.gradient}) *buffer = at::zeros({size}, dtype);
-    for (at::Tensor* buffer : {&b.first_moment, &b.second_moment}) *buffer = at::zeros({updated.end(size) - b.first_updated}, dtype);
+    for (at::Tensor* buffer : {&b.value, &b.gradient}) *buffer = at::zeros({size}, at::device(device).dtype(dtype));
+    for (at::Tensor* buffer : {&b.first_moment, &b.second_moment})
+      *buffer = at::zeros({updated.end(size) - b.first_updated}, at::device(device).dtype(dtype));
   }
 
   for (const Span& span : spans_) {
@@ -142,10 +143,12 @@ void Parameters::append(Span span) {
 }
 
 void Parameters::draw(const Span& span, Purpose purpose, std::int64_t step) {
-  const at::Tensor& value = buffers(span.parameter_class).value;
+  const at::Tensor value = buffers(span.parameter_class).value.narrow(0, span.offset, span.count());
+  const at::Tensor drawn = value.is_cpu() ? value : at::empty(value.sizes(), value.options().device(at::kCPU));
   const auto seed = static_cast<std::uint64_t>(seed_);
-  if (value.scalar_type() == at::kDouble) fill_normal(value.mutable_data_ptr<double>() + span.offset, span, seed, purpose, step);
-  else fill_normal(value.mutable_data_ptr<float>() + span.offset, span, seed, purpose, step);
+  if (drawn.scalar_type() == at::kDouble) fill_normal(drawn.mutable_data_ptr<double>(), span, seed, purpose, step);
+  else fill_normal(drawn.mutable_data_ptr<float>(), span, seed, purpose, step);
+  if (!drawn.is_same(value)) value.copy_(drawn);
 }
 
 void Parameters::resample(std::int64_t step) {

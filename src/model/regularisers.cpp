@@ -72,7 +72,8 @@ at::Tensor noisy_proxies(const at::Tensor& rows, std::int64_t seed, std::int64_t
   if (experts < 2) return rows;
   // Without the product form, which loses the distance of near rows.
   const at::Tensor distance = at::cdist(rows, rows, 2.0, /*compute_mode=*/2);
-  const at::Tensor nearest = distance.masked_fill(at::eye(experts, at::kBool), std::numeric_limits<double>::infinity()).amin(1);
+  const at::Tensor nearest =
+      distance.masked_fill(at::eye(experts, distance.options().dtype(at::kBool)), std::numeric_limits<double>::infinity()).amin(1);
   const at::Tensor epsilon = nearest / (2 * at::linalg_vector_norm(rows, 2, {1})).clamp_min(1e-12);
   at::Tensor drawn = at::empty({experts, width}, at::kDouble);
   auto* out = drawn.mutable_data_ptr<double>();
@@ -82,13 +83,13 @@ at::Tensor noisy_proxies(const at::Tensor& rows, std::int64_t seed, std::int64_t
     const auto words = random_words(static_cast<std::uint64_t>(seed), Purpose::resampled, place);
     out[i] = 2 * to_uniform(words[0], words[1]) - 1;
   }
-  return rows * (1 + epsilon.unsqueeze(1) * drawn.to(rows.scalar_type()));
+  return rows * (1 + epsilon.unsqueeze(1) * drawn.to(rows.options()));
 }
 
 at::Tensor output_orthogonality(const ExpertOutputs& outputs, const routing::Slots& slots, std::int64_t step_tokens) {
   constexpr double kEpsilon = 1e-8;
   const std::int64_t tokens = slots.offsets.numel() - 1, count = outputs.rows.size(0), width = outputs.rows.size(1);
-  const at::Tensor offsets = slots.offsets.contiguous(), row_of_slot = outputs.row_of_slot;
+  const at::Tensor offsets = slots.offsets.contiguous(), row_of_slot = outputs.row_of_slot.to(at::kCPU);
   const auto* begin = offsets.const_data_ptr<std::int64_t>();
   const auto* row = row_of_slot.const_data_ptr<std::int64_t>();
   // The rows of each token side by side, [T, most]; a row of zeros, which adds nothing, fills up.
@@ -100,7 +101,7 @@ at::Tensor output_orthogonality(const ExpertOutputs& outputs, const routing::Slo
     for (std::int64_t s = begin[t]; s < begin[t + 1]; ++s)
       if (row[s] >= 0) entry[t * most + s - begin[t]] = row[s];
   const at::Tensor padded = at::cat({outputs.rows, at::zeros({1, width}, outputs.rows.options())});
-  const at::Tensor o = padded.index_select(0, table).view({tokens, most, width});
+  const at::Tensor o = padded.index_select(0, table.to(padded.device())).view({tokens, most, width});
   const at::Tensor gram = at::matmul(o, o.transpose(1, 2));
   const at::Tensor square = gram.diagonal(0, 1, 2).unsqueeze(1);  // [T, 1, k]: <o_k, o_k>
   const at::Tensor projected = (gram / (square + kEpsilon)).square() * square * (1 - at::eye(most, gram.options()));

@@ -17,7 +17,8 @@ struct RouterWeights {
 };
 
 /// Scores of hidden states h [T, d]: rows are pooled as the granularity asks, then (training) jittered, one draw for each decision.
-/// linear: h R^T. cosine: cos(W h, R_e) * min(exp(tau), 100) (X-MoE, arXiv 2204.09179). `tokens` must outlive the scores.
+/// linear: h R^T. Scores lie on the host, whatever the device of h. cosine: cos(W h, R_e) * min(exp(tau), 100) (X-MoE, arXiv 2204.09179). `tokens`
+/// must outlive the scores.
 routing::Scores router_scores(const at::Tensor& h, const RouterWeights& weights, const routing::LayerRouter& router,
                               const routing::TokenLayout& tokens, routing::Mode mode);
 

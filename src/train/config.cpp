@@ -65,6 +65,10 @@ void ParallelConfig::list(FieldList& fields) {
            "each rank keeps the optimiser's moments of its part of the parameters alone, updates that part and gives it to the others (ZeRO-1)")
       .execution();
   fields.add("threads", threads, "threads of a rank").at_least(1).at_most(4096).execution();
+  fields
+      .add("device", device,
+           "where the model computes; auto = on a GPU where the build and every rank of the gang have one; routing decides on the host")
+      .execution();
 }
 
 void CheckpointConfig::list(FieldList& fields) {
@@ -78,6 +82,7 @@ void CommConfig::list(FieldList& fields) {
       .at_most(1e8)
       .in_unit("seconds")
       .execution();
+  fields.add("transport", transport, "what routed rows and gradients travel by; auto = nccl on GPUs, mpi on CPUs").execution();
   fields.add("bucket_mebibytes", bucket_mebibytes, "gradients are reduced in buckets of this size")
       .more_than(0)
       .at_most(1e6)

@@ -40,7 +40,7 @@ void adamw_step(model::Parameters& parameters, const TrainConfig& config, std::i
   const auto update = [&](std::vector<at::Tensor> value, std::vector<at::Tensor> gradient, std::vector<at::Tensor> first,
                           std::vector<at::Tensor> second, double weight_decay) {
     if (value.empty()) return;
-    const std::vector<at::Tensor> steps(value.size(), at::full({}, static_cast<double>(step + 1), at::kFloat));
+    const std::vector<at::Tensor> steps(value.size(), at::full({}, static_cast<double>(step + 1), at::device(value[0].device()).dtype(at::kFloat)));
     at::_fused_adamw_(value, gradient, first, second, {}, steps, learning_rate, config.beta1, config.beta2, weight_decay, config.epsilon,
                       /*amsgrad=*/false, /*maximize=*/false);
   };

@@ -10,9 +10,11 @@
 #include <numbers>
 
 #include "assignments.hpp"
+#include "moesweep/comm/nccl.hpp"
 #include "moesweep/core/error.hpp"
 #include "moesweep/diagnose/testbed.hpp"
 #include "moesweep/model/costs.hpp"
+#include "moesweep/model/device.hpp"
 #include "moesweep/store/checkpoint.hpp"
 #include "optimiser.hpp"
 
@@ -78,6 +80,36 @@ bool any_layer(const TrialConfig& config, Property&& property) {
   return false;
 }
 
+/// Collective, as parallel.device asks. A `config` error, on every rank alike, where some rank has no GPU and one is asked for.
+c10::Device device_of(const TrialConfig& config, const comm::Communicator& gang) {
+  if (config.parallel.device == Device::cpu) return c10::kCPU;
+  if (gang.minimum(model::has_gpu() ? 1 : 0, "looking for GPUs") > 0) return model::current_gpu();
+  if (config.parallel.device == Device::automatic) return c10::kCPU;
+  throw Error(ErrorKind::config, "parallel.device = cuda: a rank of this gang has no GPU, or this build has no CUDA", "",
+              "moesweep doctor tells which; parallel.device=cpu computes on the CPU")
+      .thrown_on_every_rank();
+}
+
+/// What comm.transport asks for, as far as the device allows.
+comm::MakeTransport transport_of(const TrialConfig& config, c10::Device device) {
+  const TransportKind asked = config.comm.transport;
+  const auto refuse = [](const char* reason, const char* mend) { throw Error(ErrorKind::config, reason, "", mend).thrown_on_every_rank(); };
+  if (device.is_cuda() && asked == TransportKind::mpi)
+    refuse("comm.transport = mpi reaches host memory alone", "set comm.transport=nccl, or parallel.device=cpu");
+  if (device.is_cpu() && asked == TransportKind::nccl)
+    refuse("comm.transport = nccl reaches GPU memory alone", "set comm.transport=mpi, or parallel.device=cuda");
+  if (device.is_cpu()) return comm::make_transport;
+  return [](const comm::Communicator& ranks) {
+    return ranks.size() == 1 ? comm::make_local_transport() : comm::make_nccl_transport(ranks, {model::current_stream, false});
+  };
+}
+
+/// Ranks that share the experts; refused before a grid is made of a number that does not fit.
+int grid_width(const TrialConfig& config) {
+  if (const auto reason = refusal(config); !reason.empty()) throw Error(ErrorKind::config, reason).thrown_on_every_rank();
+  return static_cast<int>(config.parallel.expert);
+}
+
 }  // namespace
 
 Share share_of(std::int64_t sequences, std::int64_t micro_batch_sequences, int rank, int ranks) {
@@ -87,18 +119,20 @@ Share share_of(std::int64_t sequences, std::int64_t micro_batch_sequences, int r
   return {std::min(begin, sequences), std::min(end, sequences) - std::min(begin, sequences)};
 }
 
-Trainer::Trainer(const TrialConfig& config, const data::Source& source, const comm::Communicator& gang, const std::atomic<bool>* stop, bool resumes)
+Trainer::Trainer(const TrialConfig& config, const data::Source& source, const comm::Communicator& gang, const std::atomic<bool>* stop, bool resumes,
+                 const comm::MakeTransport& make)
     : config_(config),
       source_(source),
       gang_(gang),
       stop_(stop),
-      grid_(gang, static_cast<int>(config.parallel.expert)),
+      device_(device_of(config, gang)),
+      grid_(gang, grid_width(config), make ? make : transport_of(config, device_)),
       transport_(&grid_.host()),
       steps_(config.steps()) {
-  if (const auto reason = refusal(config); !reason.empty()) throw Error(ErrorKind::config, reason).thrown_on_every_rank();
   model::MoeModelOptions options;
   options.compute = compute_type(config.train.dtype);
   options.seed = config.seed;
+  options.device = device_;
   options.recompute = config.parallel.recompute;
   options.shard_moments = config.parallel.shard_moments;
   if (any_layer(config, [](const auto& layer) { return selects(layer, "hash") && layer.hash_table == routing::HashTable::balanced; }))
@@ -125,7 +159,8 @@ void read_parameter(const store::CheckpointReader& reader, model::Parameters& pa
     throw Error(ErrorKind::config, key + ": " + array.name + " has another shape there than in this model", path).thrown_on_every_rank();
   const at::Tensor value = parameters.buffers(array.parameter_class).value.narrow(0, array.offset, array.count);
   const DType stored = reader.type(name);
-  const at::Tensor buffer = stored == dtype_of(value) ? value : at::empty(value.sizes(), stored == DType::f64 ? at::kDouble : at::kFloat);
+  const at::Tensor buffer =
+      value.is_cpu() && stored == dtype_of(value) ? value : at::empty(value.sizes(), stored == DType::f64 ? at::kDouble : at::kFloat);
   reader.read(name, stored, array.first, array.count, buffer.data_ptr());
   if (!buffer.is_same(value)) value.copy_(buffer);
 }
@@ -277,7 +312,7 @@ StepResult Trainer::train_step() {
       const auto place = std::ranges::find(losses_, name);
       MOESWEEP_ASSERT(place != losses_.end(), "a loss that no series records: " + name);
       sum[2 + std::distance(losses_.begin(), place)] += part.item<double>();
-      loss = loss + part;
+      loss = loss + part.to(loss.options());
     }
     loss.backward();
     for (std::int64_t layer = 0; layer < layers; ++layer) {
@@ -407,12 +442,13 @@ bool Trainer::evaluate_reading(routing::Mode mode, Evaluation& result, Trace* tr
       const auto& layout = passes[p].layout;
       const auto forward = model_->forward(passes[p], given.empty() ? nullptr : &given[p], mode);
       const at::Tensor domain = at::tensor(layout.domain, at::kLong);
-      const at::Tensor per_sequence = forward.token_loss.view({layout.sequences, layout.length}).to(at::kDouble).sum(1);
+      const at::Tensor token_loss = forward.token_loss.to(at::kCPU, at::kDouble);
+      const at::Tensor per_sequence = token_loss.view({layout.sequences, layout.length}).sum(1);
       sums.narrow(0, 0, domains).index_add_(0, domain, per_sequence);
       sums.narrow(0, domains, domains).index_add_(0, domain, at::full({layout.sequences}, static_cast<double>(layout.length), at::kDouble));
       if (prefix_tokens_ > 0) {
         const std::int64_t tokens = std::min(prefix_tokens_, layout.length);
-        sums[sums.numel() - 2] += forward.token_loss.view({layout.sequences, layout.length}).narrow(1, 0, tokens).to(at::kDouble).sum();
+        sums[sums.numel() - 2] += token_loss.view({layout.sequences, layout.length}).narrow(1, 0, tokens).sum();
         sums[sums.numel() - 1] += static_cast<double>(layout.sequences * tokens);
       }
       const at::Tensor domain_of_token = domain.repeat_interleave(layout.length);
@@ -425,7 +461,7 @@ bool Trainer::evaluate_reading(routing::Mode mode, Evaluation& result, Trace* tr
         if (config_.routing.record && mode == routing::Mode::evaluate) recording_.add(layout, layer, slots);
         at::Tensor weight = forward.weights[static_cast<std::size_t>(layer)].to(at::kDouble);
         if (slots.dropped.defined()) weight = weight.masked_fill(slots.dropped, 0.0);
-        const at::Tensor loss = forward.token_loss.to(at::kDouble).index_select(0, slots.token);
+        const at::Tensor loss = token_loss.index_select(0, slots.token);
         sums.narrow(0, first_weight + layer * experts, experts).index_add_(0, slots.expert, weight * loss);
         sums.narrow(0, first_weight + (layers + layer) * experts, experts).index_add_(0, slots.expert, weight);
       }
@@ -592,8 +628,11 @@ std::vector<Stored> stored_arrays(model::Parameters& parameters, comm::Grid& gri
 
 void Trainer::write_checkpoint(const std::filesystem::path& path) {
   std::vector<store::Piece> pieces;
-  for (const auto& array : stored_arrays(model_->parameters(), grid_, /*once=*/true))
-    pieces.push_back({array.name, dtype_of(array.elements), array.shape, array.first, array.elements.numel(), array.elements.data_ptr()});
+  std::vector<at::Tensor> on_host;  // that pieces point into
+  for (const auto& array : stored_arrays(model_->parameters(), grid_, /*once=*/true)) {
+    on_host.push_back(array.elements.to(at::kCPU));
+    pieces.push_back({array.name, dtype_of(array.elements), array.shape, array.first, array.elements.numel(), on_host.back().data_ptr()});
+  }
   for (const auto& [name, tensor] : model_->state())
     pieces.push_back({"state/" + name, DType::f64, tensor.sizes().vec(), 0, gang_.rank() == 0 ? tensor.numel() : 0, tensor.data_ptr()});
   const Json header = {{"trial", id_of(config_)}, {"step", step_}, {"seconds", seconds_}, {"identity", identity_of(config_)}};
@@ -614,8 +653,11 @@ void Trainer::read_checkpoint(const std::filesystem::path& path) {
     throw Error(ErrorKind::corrupt, "the checkpoint is of trial " + header.value("trial", "?") + ", not of " + id_of(config_), path.string(),
                 "remove it to start the trial from its beginning")
         .thrown_on_every_rank();
-  for (const auto& array : stored_arrays(model_->parameters(), grid_, /*once=*/false))
-    reader.read(array.name, dtype_of(array.elements), array.first, array.elements.numel(), array.elements.data_ptr());
+  for (const auto& array : stored_arrays(model_->parameters(), grid_, /*once=*/false)) {
+    const at::Tensor read = array.elements.is_cpu() ? array.elements : at::empty(array.elements.sizes(), array.elements.options().device(at::kCPU));
+    reader.read(array.name, dtype_of(read), array.first, read.numel(), read.data_ptr());
+    if (!read.is_same(array.elements)) array.elements.copy_(read);
+  }
   for (auto& [name, tensor] : model_->state()) reader.read("state/" + name, DType::f64, 0, tensor.numel(), tensor.data_ptr());
   step_ = header.at("step").get<std::int64_t>();
   seconds_ = header.at("seconds").get<double>();

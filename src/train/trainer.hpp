@@ -40,8 +40,9 @@ struct Evaluation {
 
 class Trainer {
  public:
+  /// `make` gives other transports than those of the config: for tests.
   Trainer(const TrialConfig& config, const data::Source& source, const comm::Communicator& gang, const std::atomic<bool>* stop = nullptr,
-          bool resumes = false);
+          bool resumes = false, const comm::MakeTransport& make = {});
 
   std::int64_t step() const { return step_; }  ///< steps done
   std::int64_t steps() const { return steps_; }
@@ -90,6 +91,7 @@ class Trainer {
   const data::Source& source_;
   const comm::Communicator& gang_;
   const std::atomic<bool>* stop_;
+  c10::Device device_;
   comm::Grid grid_;
   comm::Transport* transport_;  ///< the gang, over host memory
   std::unique_ptr<model::MoeModel> model_;

@@ -3,6 +3,7 @@
 
 #include <ATen/core/grad_mode.h>
 
+#include "model/combine.hpp"
 #include "model/experts.hpp"
 #include "model/extra_experts.hpp"
 #include "model/regularisers.hpp"
@@ -529,6 +530,23 @@ TEST(Coupling, ProxiesStayNearestToTheirRows) {
   for (const at::Tensor& other : {noisy_proxies(rows, 2, 2, 0), noisy_proxies(rows, 1, 3, 0), noisy_proxies(rows, 1, 2, 1)})
     EXPECT_GT((other - proxies).abs().max().item<double>(), 1e-3);
   EXPECT_EQ(noisy_proxies(at::zeros({2, 3}, at::kDouble), 1, 2, 0).abs().max().item<double>(), 0.0);  // as a noisy router starts
+}
+
+TEST(Combine, OperatorsGiveWhatTheLoopsGive) {
+  // Tokens with 0 to 3 slots; a dropped one, and one of an expert behind the FFN experts.
+  routing::Slots slots;
+  slots.offsets = at::tensor({0, 2, 2, 5, 6, 8}, at::kLong);
+  slots.token = at::tensor({0, 0, 2, 2, 2, 3, 4, 4}, at::kLong);
+  slots.expert = at::tensor({3, 1, 0, 4, 2, 1, 3, 0}, at::kLong);
+  slots.dropped = at::tensor({0, 0, 0, 0, 1, 0, 0, 0}, at::kLong).to(at::kBool);
+  const Dispatch dispatch = sort_by_expert(slots, 4, at::kCPU);
+  EXPECT_EQ(dispatch.start, (std::vector<std::int64_t>{0, 2, 4, 4, 6}));
+  const at::Tensor rows = numbers({6, 5}, 1), weight = numbers({8}, 2), gradient = numbers({5, 5}, 3);
+  EXPECT_TRUE(at::allclose(combine(rows, dispatch, weight), combine_by_operators(rows, dispatch, weight), 1e-14, 1e-15));
+  EXPECT_TRUE(at::allclose(combine(rows, dispatch, at::Tensor()), combine_by_operators(rows, dispatch, at::Tensor()), 1e-14, 1e-15));
+  const auto loops = combine_backward(gradient, rows, dispatch, weight), operators = combine_backward_by_operators(gradient, rows, dispatch, weight);
+  EXPECT_TRUE(at::allclose(loops.rows, operators.rows, 1e-14, 1e-15));
+  EXPECT_TRUE(at::allclose(loops.weight, operators.weight, 1e-14, 1e-15));
 }
 
 TEST(OutputOrthogonality, IsTheReferencesOverKeptFfnSlots) {

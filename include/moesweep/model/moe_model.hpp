@@ -56,6 +56,7 @@ struct MoeModelOptions {
   /// Arithmetic of the matrix products (fp32, bf16, fp64); the residual stream, norms, router and loss are fp32 at least.
   at::ScalarType compute = at::kFloat;
   std::int64_t seed = 1;
+  c10::Device device = c10::kCPU;                            ///< of parameters and products; routing decides on the host
   std::vector<double> token_frequency = {};                  ///< [vocabulary], for balanced hash tables
   std::shared_ptr<const routing::Recording> recording = {};  ///< for replay
   bool recompute = false;                                    ///< layers keep their inputs alone and run again in backward
@@ -147,6 +148,7 @@ class MoeModel {
   mutable ExpertWork work_;
   Parameters parameters_;
   at::ScalarType compute_;
+  c10::Device device_;
   bool recompute_;
   std::vector<routing::LayerRouter> routers_;
 };

@@ -57,7 +57,7 @@ class Parameters {
  public:
   /// Buffers of `dtype` (fp32, or fp64), initialised as a pure function of (seed, name, element).
   Parameters(const ModelConfig& config, std::int64_t vocabulary, at::ScalarType dtype, std::int64_t seed, const routing::RoutingConfig& routing = {},
-             const Holdings& holdings = {});
+             const Holdings& holdings = {}, c10::Device device = c10::kCPU);
 
   Buffers& buffers(ParameterClass c) { return buffers_[static_cast<std::size_t>(c)]; }
   const std::vector<Span>& spans() const { return spans_; }

@@ -15,6 +15,8 @@ namespace moesweep::train {
 
 enum class Precision { fp32, bf16, fp64 };
 enum class Keep { none, final_only };
+enum class Device { automatic, cpu, cuda };
+enum class TransportKind { automatic, mpi, nccl };
 
 struct TrainConfig {
   std::int64_t steps = 200;
@@ -50,6 +52,7 @@ struct ParallelConfig {
   std::int64_t expert = 1;
   std::int64_t data = 1;
   std::int64_t threads = 1;
+  Device device = Device::automatic;
   bool recompute = false;
   bool shard_moments = false;
 
@@ -66,6 +69,7 @@ struct CheckpointConfig {
 struct CommConfig {
   double timeout_seconds = 300.0;
   double bucket_mebibytes = 16.0;
+  TransportKind transport = TransportKind::automatic;
 
   void list(FieldList& fields);
 };
@@ -107,5 +111,13 @@ struct EnumNames<train::Precision> {
 template <>
 struct EnumNames<train::Keep> {
   static constexpr std::array names{"none", "final"};
+};
+template <>
+struct EnumNames<train::Device> {
+  static constexpr std::array names{"auto", "cpu", "cuda"};
+};
+template <>
+struct EnumNames<train::TransportKind> {
+  static constexpr std::array names{"auto", "mpi", "nccl"};
 };
 }  // namespace moesweep

@@ -47,4 +47,7 @@ store::TrialRecord run_trial(const TrialConfig& config, const data::Source& sour
 /// Tunes malloc for this process; call once, before the first trial. (A trial sets its own threads.)
 void prepare_process();
 
+/// Collective, once a process: where every rank of the world has a GPU, each makes one its own, by its place on its node.
+void choose_gpu(const comm::Communicator& world);
+
 }  // namespace moesweep::train
