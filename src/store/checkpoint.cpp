@@ -158,6 +158,8 @@ std::vector<std::string> CheckpointReader::names() const {
   return names;
 }
 
+bool CheckpointReader::has(const std::string& name) const { return state_->arrays.contains(name); }
+
 std::vector<std::int64_t> CheckpointReader::shape(const std::string& name) const {
   return state_->find(name).logical.value_or(std::vector<std::int64_t>{});
 }

@@ -24,7 +24,7 @@ struct Format {
 };
 inline constexpr Format kTrialFormat{"moesweep-trial", 1};
 inline constexpr Format kTraceFormat{"moesweep-trace", 1};
-inline constexpr Format kCheckpointFormat{"moesweep-checkpoint", 1};
+inline constexpr Format kCheckpointFormat{"moesweep-checkpoint", 2};
 inline constexpr Format kSweepFormat{"moesweep-sweep", 1};
 
 /// A number type, or fixed-length text of `text_width` bytes.

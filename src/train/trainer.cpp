@@ -151,17 +151,61 @@ Trainer::Trainer(const TrialConfig& config, const data::Source& source, const co
 
 namespace {
 
+/// A logical array of a checkpoint. Version 1 has each expert's matrix for itself: `layers.0.experts.3.down` in place of `layers.0.experts.down`.
+class StoredArray {
+ public:
+  StoredArray(const store::CheckpointReader& reader, const std::string& name) : reader_(reader) {
+    const auto cut = name.find(".experts.");
+    if (reader.has(name) || cut == std::string::npos) {
+      names_ = {name};
+      return;
+    }
+    const auto of_expert = [&](std::size_t e) { return name.substr(0, cut) + ".experts." + std::to_string(e) + name.substr(name.rfind('.')); };
+    while (reader.has(of_expert(names_.size()))) names_.push_back(of_expert(names_.size()));
+    stacked_ = !names_.empty();
+    if (!stacked_) names_ = {name};  // which the reader then misses by name
+  }
+
+  std::vector<std::int64_t> shape() const {
+    auto shape = reader_.shape(names_.front());
+    if (stacked_) shape.insert(shape.begin(), static_cast<std::int64_t>(names_.size()));
+    return shape;
+  }
+  DType type() const { return reader_.type(names_.front()); }
+
+  /// Collective. Elements [first, first + values) of the whole.
+  void read(std::int64_t first, const at::Tensor& values) const {
+    const DType type = dtype_of(values);
+    if (!stacked_) return reader_.read(names_.front(), type, first, values.numel(), values.data_ptr());
+    std::int64_t origin = 0;
+    for (const std::string& name : names_) {
+      std::int64_t count = 1;
+      for (const auto extent : reader_.shape(name)) count *= extent;
+      const std::int64_t begin = std::clamp(first, origin, origin + count), end = std::clamp(first + values.numel(), origin, origin + count);
+      // A rank whose elements are elsewhere reads none, with the others.
+      auto* data = begin < end ? values.narrow(0, begin - first, end - begin).data_ptr() : nullptr;
+      reader_.read(name, type, begin - origin, end - begin, data);
+      origin += count;
+    }
+  }
+
+ private:
+  const store::CheckpointReader& reader_;
+  std::vector<std::string> names_;
+  bool stacked_ = false;
+};
+
 /// This rank's elements of a parameter of another trial, whatever type it was stored in; `key` names the option that asked for it.
 void read_parameter(const store::CheckpointReader& reader, model::Parameters& parameters, const model::Parameters::Logical& array,
                     const std::string& key, const std::string& path) {
-  const std::string name = "parameters/" + array.name;
-  if (reader.shape(name) != array.shape)
+  const StoredArray from(reader, "parameters/" + array.name);
+  if (from.shape() != array.shape)
     throw Error(ErrorKind::config, key + ": " + array.name + " has another shape there than in this model", path).thrown_on_every_rank();
   const at::Tensor value = parameters.buffers(array.parameter_class).value.narrow(0, array.offset, array.count);
-  const DType stored = reader.type(name);
+  const DType stored = from.type();
   const at::Tensor buffer =
       value.is_cpu() && stored == dtype_of(value) ? value : at::empty(value.sizes(), stored == DType::f64 ? at::kDouble : at::kFloat);
-  reader.read(name, stored, array.first, array.count, buffer.data_ptr());
+  from.read(array.first, buffer);
   if (!buffer.is_same(value)) value.copy_(buffer);
 }
 
@@ -655,7 +699,7 @@ void Trainer::read_checkpoint(const std::filesystem::path& path) {
         .thrown_on_every_rank();
   for (const auto& array : stored_arrays(model_->parameters(), grid_, /*once=*/false)) {
     const at::Tensor read = array.elements.is_cpu() ? array.elements : at::empty(array.elements.sizes(), array.elements.options().device(at::kCPU));
-    reader.read(array.name, dtype_of(read), array.first, read.numel(), read.data_ptr());
+    StoredArray(reader, array.name).read(array.first, read);
     if (!read.is_same(array.elements)) array.elements.copy_(read);
   }
   for (auto& [name, tensor] : model_->state()) reader.read("state/" + name, DType::f64, 0, tensor.numel(), tensor.data_ptr());

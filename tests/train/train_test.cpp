@@ -7,6 +7,7 @@
 #include <iostream>
 
 #include "moesweep/core/error.hpp"
+#include "moesweep/store/checkpoint.hpp"
 #include "moesweep/store/record.hpp"
 #include "moesweep/train/trial.hpp"
 #include "train/trainer.hpp"
@@ -238,6 +239,54 @@ TEST(Resume, ACheckpointOfAnotherTrialIsRefused) {
   } catch (const Error& error) {
     EXPECT_EQ(error.kind(), ErrorKind::corrupt);
     EXPECT_NE(error.message().find("the checkpoint is of trial"), std::string::npos);
+  }
+}
+
+TEST(Resume, ACheckpointOfVersionOneGoesOn) {
+  // Version 1 has each expert's matrix for itself.
+  const auto world = comm::Communicator::world();
+  const Folder folder(world);
+  auto config = tiny("expert_bias", routing::ScopeKind::global_batch);
+  config.train.steps = 6;
+  if (world.size() != 3) config.parallel.expert = world.size();  // 8 experts
+  else config.parallel.data = world.size();
+  const auto source = data::open_source(config.data);
+  Trainer whole(config, *source, world);
+  for (int i = 0; i < 3; ++i) whole.train_step();
+  whole.write_checkpoint(folder.path() / "two.h5");
+  {
+    const store::CheckpointReader reader(world, folder.path() / "two.h5");
+    std::vector<std::vector<std::byte>> values;
+    std::vector<store::Piece> pieces;
+    for (const std::string& name : reader.names()) {
+      auto shape = reader.shape(name);
+      std::int64_t parts = 1, count = 1;
+      for (const auto extent : shape) count *= extent;
+      values.emplace_back(static_cast<std::size_t>(count) * size_of(reader.type(name)));
+      reader.read(name, reader.type(name), 0, count, values.back().data());
+      const auto stack = name.find(".experts.");
+      if (stack != std::string::npos) {
+        parts = shape.front();
+        shape.erase(shape.begin());
+      }
+      for (std::int64_t e = 0; e < parts; ++e) {
+        const std::string part = stack == std::string::npos ? name : name.substr(0, stack + 9) + std::to_string(e) + name.substr(stack + 8);
+        const auto each = count / parts;
+        pieces.push_back({part, reader.type(name), shape, 0, world.rank() == 0 ? each : 0,
+                          values.back().data() + static_cast<std::size_t>(e * each) * size_of(reader.type(name))});
+      }
+    }
+    store::write_checkpoint(world, folder.path() / "one.h5", reader.header(), pieces, reader.record());
+  }
+  for (const bool sharded : {false, true}) {
+    auto again = config;
+    again.parallel.shard_moments = sharded;
+    Trainer resumed(again, *source, world, nullptr, true);
+    resumed.read_checkpoint(folder.path() / "one.h5");
+    EXPECT_EQ(resumed.step(), 3);
+    Trainer same(again, *source, world, nullptr, true);
+    same.read_checkpoint(folder.path() / "two.h5");
+    for (int i = 0; i < 3; ++i) EXPECT_EQ(resumed.train_step().loss, same.train_step().loss);
   }
 }
 

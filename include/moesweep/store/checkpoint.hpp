@@ -40,6 +40,7 @@ class CheckpointReader {
   const TrialRecord& record() const;
   /// Names of all arrays, sorted.
   std::vector<std::string> names() const;
+  bool has(const std::string& name) const;
   /// The array's logical shape; a `corrupt` error when there is none of that name.
   std::vector<std::int64_t> shape(const std::string& name) const;
   /// The type that it is stored in.
