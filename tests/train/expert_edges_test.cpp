@@ -17,7 +17,7 @@ class Edges : public testing::Test {
   /// A few steps on one rank and on every other layout, in one pass and in several; collective.
   void expect_equal(const std::string& name, TrialConfig config, const std::function<void(Trainer&)>& prepare = {},
                     const std::function<void(const Outcome&)>& check = {}) {
-    config.train.steps = std::min<std::int64_t>(config.train.steps, 6);
+    config.train.steps = full() ? 6 : 3;
     config.evaluation.every_steps = 3;
     std::vector<Job> jobs;
     for (const auto& layout : kLayouts) {
@@ -50,7 +50,7 @@ class Edges : public testing::Test {
 /// Routers whose statistics span ranks, lie in a micro-batch, and that move whole units.
 std::vector<std::string> some_routers() {
   if (full()) return {"aux_loss", "deepseek_v3", "sinkhorn", "expert_choice", "quantile", "remoe", "base_assignment", "expert_threshold", "mixtral"};
-  return {"deepseek_v3", "expert_choice"};
+  return {"deepseek_v3"};
 }
 
 TEST_F(Edges, RanksWithoutTokens) {
@@ -58,6 +58,7 @@ TEST_F(Edges, RanksWithoutTokens) {
     auto config = small(spec::load_router(router), Precision::fp64);
     config.train.batch_sequences = config.train.micro_batch_sequences = 4;  // one micro-batch
     expect_equal(router + ", one micro-batch", config);
+    if (!full()) continue;
     config.train.batch_sequences = 8;
     expect_equal(router + ", two micro-batches", config);
   }
@@ -69,6 +70,7 @@ TEST_F(Edges, SharesOfUnequalSize) {
     config.train.micro_batch_sequences = 4;
     config.train.batch_sequences = 12;  // three micro-batches over two and four ranks
     expect_equal(router + ", three micro-batches", config);
+    if (!full()) continue;
     config.train.batch_sequences = 28;
     expect_equal(router + ", seven micro-batches", config);
   }
@@ -136,7 +138,7 @@ class Invariance : public testing::Test {
 };
 
 TEST_F(Invariance, RunningLayersAgainChangesNothingAndShardingNothingBeyondRounding) {
-  std::vector<std::string> presets{"deepseek_v3", "remoe"};
+  std::vector<std::string> presets{"deepseek_v3"};
   if (full()) presets = {"mixtral", "deepseek_v3", "sinkhorn", "base_assignment", "expert_choice", "quantile", "remoe", "hash_random", "moepp"};
   for (const auto& preset : presets)
     for (const Layout layout : {Layout{2, 1}, Layout{1, 2}, Layout{2, 2}, Layout{4, 1}}) {
@@ -170,6 +172,7 @@ TEST_F(Invariance, RunningLayersAgainChangesNothingAndShardingNothingBeyondRound
 TEST_F(Invariance, TheSameLayoutTwiceIsBitwiseTheSame) {
   for (const auto precision : {Precision::fp32, Precision::bf16})
     for (const Layout layout : {Layout{2, 1}, Layout{2, 2}}) {
+      if (!full() && layout.ranks() == 4) continue;
       const Job job{small(spec::load_router("deepseek_v3"), precision), layout};
       const auto outcomes = run(world_, {job, job});
       if (world_.rank() != 0) continue;

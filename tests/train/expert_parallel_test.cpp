@@ -4,6 +4,8 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
+#include <iterator>
 #include <utility>
 #include <vector>
 
@@ -95,9 +97,23 @@ TEST_F(Trajectories, InDoublePrecisionAreThoseOfOneRank) {
   }
 }
 
+/// The largest difference of losses at steps before the first choice that differs.
+double before_flips(const TrialConfig& config, const Outcome& a, const Outcome& b) {
+  std::vector<double> different;
+  std::ranges::set_symmetric_difference(a.at("choices"), b.at("choices"), std::back_inserter(different));
+  const auto keys_of_a_step = static_cast<double>(2 * config.model.experts * config.step_tokens() * config.model.layers);
+  const auto& losses = a.at("record/steps/loss");
+  const auto steps = different.empty() ? losses.size() : static_cast<std::size_t>(different.front() / keys_of_a_step);
+  double largest = 0;
+  for (std::size_t step = 0; step < steps; ++step)
+    largest = std::max(largest, std::abs(losses[step] - b.at("record/steps/loss").at(step)) / std::abs(losses[step]));
+  return largest;
+}
+
 /// Largest differences between pairs of one-rank runs that differ in their passes alone, by the same measures as a row's.
 struct Spread {
-  Row all, quiet;  ///< of all pairs, and of those that made equal choices
+  Row all, quiet;           ///< of all pairs, and of those that made equal choices
+  double before_flips = 0;  ///< of all pairs' losses, before choices differ
 };
 
 void widen(Row& largest, const Row& row) {
@@ -121,6 +137,9 @@ std::pair<std::vector<Measured>, Spread> measure(const comm::Communicator& world
   for (const auto& variant : variants(preset)) {
     if (!full() && variant.name != preset) continue;
     auto jobs = layouts_of(variant, precision, turn++);
+    // An untrained router's probabilities all lie within some per cent of 1 / E, where who is dropped is next to a tie: logits of size one here.
+    if (precision == Precision::fp32)
+      for (auto& job : jobs) job.config.model.router_init_deviation = 1.0;
     const std::size_t layouts = jobs.size();
     std::vector<std::int64_t> passes{8, 4, 2};
     if (full()) passes = {14, 12, 10, 8, 6, 4, 2};
@@ -143,6 +162,7 @@ std::pair<std::vector<Measured>, Spread> measure(const comm::Communicator& world
         const Row row = row_of(variant, {}, precision, *a, *b);
         widen(spread.all, row);
         if (row.flipped == 0) widen(spread.quiet, row);
+        spread.before_flips = std::max(spread.before_flips, before_flips(jobs[0].config, *a, *b));
       }
     jobs.resize(layouts);
     outcomes.resize(layouts);
@@ -161,8 +181,9 @@ TEST_F(Trajectories, InSinglePrecisionAreAsNearAsOneRanksOwnPasses) {
       for (std::size_t i = 1; i < jobs.size(); ++i) {
         const std::string what = variant.name + " on " + jobs[i].layout.name();
         const Row row = row_of(variant, jobs[i].layout, Precision::fp32, outcomes[0], outcomes[i]);
-        const Row& bound = row.flipped == 0 ? spread.quiet : spread.all;
-        EXPECT_LE(row.loss, 3 * bound.loss) << what;
+        EXPECT_LE(before_flips(jobs[i].config, outcomes[0], outcomes[i]), 3 * spread.before_flips) << what;
+        EXPECT_LE(row.loss, 3 * spread.all.loss) << what;
+        const Row& bound = row.flipped == 0 && spread.quiet.loss > 0 ? spread.quiet : spread.all;
         for (const auto& [name, difference] : row.parameters) EXPECT_LE(difference, 3 * bound.parameters.at(name)) << what << " " << name;
         EXPECT_EQ(outcomes[i].at("replicas")[0], 0) << what;
         flipped = std::max(flipped, row.flipped);
@@ -170,16 +191,16 @@ TEST_F(Trajectories, InSinglePrecisionAreAsNearAsOneRanksOwnPasses) {
       }
     if (world_.rank() == 0)
       add_note(fmt::format(
-          "{}, fp32: one rank's passes differ by {:.1e} in loss without flips, {:.1e} with; flipped choices: {:.3f}% on one rank, {:.3f}% "
+          "{}, fp32: one rank's passes differ by {:.1e} in loss before choices flip, {:.1e} in all; flipped choices: {:.3f}% on one rank, {:.3f}% "
           "over layouts, of 30 steps",
-          preset, spread.quiet.loss, spread.all.loss, 100 * spread.all.flipped, 100 * flipped));
+          preset, spread.before_flips, spread.all.loss, 100 * spread.all.flipped, 100 * flipped));
   }
 }
 
 TEST_F(Trajectories, InBfloatLieBelowTheSpreadOverSeeds) {
   std::size_t turn = 0;
   for (const std::string preset : kPresets) {
-    if (!full() && turn++ % 4 != 0) continue;
+    if (!full() && preset != kPresets[0]) continue;
     const auto [measured, spread] = measure(world_, preset, Precision::bf16, turn);
     std::vector<Job> seeds;
     for (const std::int64_t seed : {1, 2, 3, 4, 5}) {
