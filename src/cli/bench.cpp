@@ -4,6 +4,7 @@
 #include <fmt/core.h>
 
 #include <memory>
+#include <utility>
 
 #include "cli.hpp"
 #include "moesweep/core/log.hpp"
@@ -51,9 +52,11 @@ std::string in_words(const train::CommBench& bench, int ranks) {
   return text + table(rows) + fmt::format("tokens/s of experts over all ranks / sequences alone: {:.3f}\n", bench.ratio);
 }
 
+constexpr const char* kModel = "models/testbed-tiny.yaml";
+
 void add_bench_comm(CLI::App& group, Invocation& invocation) {
   struct Options {
-    std::string trial = "models/testbed-tiny.yaml";
+    std::string trial = kModel;
     std::vector<std::string> overrides;
     train::CommBenchOptions bench;
     bool json = false;
@@ -70,8 +73,10 @@ void add_bench_comm(CLI::App& group, Invocation& invocation) {
   sub->add_option("--repeats", options->bench.repeats, "runs of each layout, in turn")->check(CLI::Range(1, 1000))->capture_default_str();
   sub->add_flag("--json", options->json, "as JSON");
   sub->callback([options, sub, &invocation] {
-    // The quickstart's model needs no text here.
-    if (sub->count("TRIAL") == 0)
+    // Without a file: the quickstart's model, which needs no text here.
+    const bool no_file = options->trial.find('=') != std::string::npos;
+    if (no_file) options->overrides.insert(options->overrides.begin(), std::exchange(options->trial, kModel));
+    if (no_file || sub->count("TRIAL") == 0)
       options->overrides.insert(options->overrides.begin(), {"data=data/synthetic8.yaml", "data.vocabulary=1024", "data.sequence_length=128"});
     invocation.exit_code = with_mpi([&](const comm::Communicator& world) {
       log::configure(world.rank(), world.size());

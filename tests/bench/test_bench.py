@@ -49,6 +49,28 @@ class Bench(unittest.TestCase):
         self.assertRegex(text, r"(?m)^top_k +8 +4 ")
         self.assertIn("skipped: longcat with 8 experts: ", text)
 
+    def test_comm(self):
+        """Two ranks, experts over both against sequences alone: bytes are counted and predicted; times are there and not judged."""
+        tiny = ["model.width=32", "model.experts=8", "model.expert_width=16", "data.sequence_length=32", "train.batch_sequences=16"]
+        command = ["mpirun", "--allow-run-as-root", "--oversubscribe", "--bind-to", "none", "-n", "2", PROGRAM, "bench", "comm", "--steps", "2",
+                   "--repeats", "1", "--json", "routing.select=hash", *tiny]
+        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=100)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        bench = json.loads(done.stdout)
+        self.assertEqual(bench["ranks"], 2)
+        self.assertEqual([row["bytes"] for row in bench["exchanges"]], [1024 * 4**i for i in range(8)])
+        self.assertTrue(all(row["seconds"] > 0 for row in bench["exchanges"]))
+        self.assertGreater(bench["bytes_per_second"], 0)
+        self.assertGreater(bench["tokens_per_second_of_experts_over_sequences"], 0)
+        experts, sequences = bench["layouts"]
+        self.assertEqual([(row["expert"], row["data"]) for row in bench["layouts"]], [(2, 1), (1, 2)])
+        self.assertEqual((sequences["sent_bytes"], sequences["predicted_sent_bytes"], sequences["wait_seconds"]), (0, 0, 0))
+        # A row of 32 floats there and back, forward and backward, for each remote slot: 256 tokens a rank, top-4, 2 layers, about half of them remote.
+        self.assertEqual(experts["predicted_sent_bytes"], 256 * 4 * 2 * 0.5 * 32 * 4 * 4)
+        self.assertAlmostEqual(experts["sent_bytes"] / experts["predicted_sent_bytes"], 1, delta=0.1)
+        for key in ["step_seconds", "dispatch_seconds", "wait_seconds", "compute_seconds", "exchange_seconds", "predicted_exchange_seconds"]:
+            self.assertGreater(experts[key], 0, key)
+
     def test_errors(self):
         self.assertIn("there is no router preset 'nosuch'", self.call(*TINY, "--router", "nosuch", code=2))
         self.assertIn("subcommand", self.call("bench", "training", code=2))
