@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <cmath>
 #include <iterator>
+#include <map>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -17,8 +19,10 @@ namespace {
 
 constexpr const char* kPresets[] = {"mixtral", "deepseek_v3", "sinkhorn", "base_assignment", "expert_choice", "quantile", "remoe", "hash_random"};
 
-/// Largest difference of a bf16 run's validation losses from the one-rank run's, in nats per token: below the spread of the last one over seeds.
-constexpr double kBf16Bound = 0.02;
+/// How far a bf16 run's losses may be from the one-rank run's, in nats per token: three quarters, rounded down, of what the last validation loss of
+/// seeds 1 to 5 spread over when it was measured. The test measures it again and holds the bound below it.
+const std::map<std::string, double> kBf16Bounds{{"mixtral", 0.025},       {"deepseek_v3", 0.022}, {"sinkhorn", 0.014}, {"base_assignment", 0.024},
+                                                {"expert_choice", 0.015}, {"quantile", 0.014},    {"remoe", 0.020},    {"hash_random", 0.032}};
 
 /// A preset as it is, or with a capacity that drops.
 struct Variant {
@@ -201,6 +205,7 @@ TEST_F(Trajectories, InBfloatLieBelowTheSpreadOverSeeds) {
   std::size_t turn = 0;
   for (const std::string preset : kPresets) {
     if (!full() && preset != kPresets[0]) continue;
+    const double bound = kBf16Bounds.at(preset);
     const auto [measured, spread] = measure(world_, preset, Precision::bf16, turn);
     std::vector<Job> seeds;
     for (const std::int64_t seed : {1, 2, 3, 4, 5}) {
@@ -214,7 +219,7 @@ TEST_F(Trajectories, InBfloatLieBelowTheSpreadOverSeeds) {
       if (error_of(outcome).empty()) validation.push_back(outcome.at("record/evaluations/loss").back());
     EXPECT_EQ(validation.size(), seeds.size()) << preset;
     const double over_seeds = std::ranges::max(validation) - std::ranges::min(validation);
-    EXPECT_LT(kBf16Bound, over_seeds) << preset;
+    EXPECT_LT(bound, over_seeds) << preset;
     double worst = 0;
     for (const auto& [variant, jobs, outcomes] : measured)
       for (std::size_t i = 1; i < jobs.size(); ++i) {
@@ -222,7 +227,7 @@ TEST_F(Trajectories, InBfloatLieBelowTheSpreadOverSeeds) {
         for (const std::string path : {"record/steps/loss", "record/evaluations/loss"})
           for (std::size_t n = 0; n < outcomes[0].at(path).size(); ++n) {
             const double difference = std::abs(outcomes[0].at(path)[n] - outcomes[i].at(path).at(n));
-            EXPECT_LT(difference, kBf16Bound) << what << " " << path << "[" << n << "]";
+            EXPECT_LT(difference, bound) << what << " " << path << "[" << n << "]";
             worst = std::max(worst, difference);
           }
         const Row row = row_of(variant, jobs[i].layout, Precision::bf16, outcomes[0], outcomes[i]);
@@ -233,7 +238,7 @@ TEST_F(Trajectories, InBfloatLieBelowTheSpreadOverSeeds) {
     add_note(
         fmt::format("{}, bf16: layouts differ by {:.1e} nats at most (bound {}), one rank's passes by {:.1e} of the loss; the last validation loss "
                     "of five seeds spreads over {:.1e}",
-                    preset, worst, kBf16Bound, spread.all.loss, over_seeds));
+                    preset, worst, bound, spread.all.loss, over_seeds));
   }
 }
 
