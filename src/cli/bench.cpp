@@ -73,11 +73,13 @@ void add_bench_comm(CLI::App& group, Invocation& invocation) {
   sub->add_option("--repeats", options->bench.repeats, "runs of each layout, in turn")->check(CLI::Range(1, 1000))->capture_default_str();
   sub->add_flag("--json", options->json, "as JSON");
   sub->callback([options, sub, &invocation] {
-    // Without a file: the quickstart's model, which needs no text here.
+    // Without a file: a trial like the quickstart's, which needs no text here.
     const bool no_file = options->trial.find('=') != std::string::npos;
     if (no_file) options->overrides.insert(options->overrides.begin(), std::exchange(options->trial, kModel));
     if (no_file || sub->count("TRIAL") == 0)
-      options->overrides.insert(options->overrides.begin(), {"data=data/synthetic8.yaml", "data.vocabulary=1024", "data.sequence_length=128"});
+      options->overrides.insert(options->overrides.begin(),
+                                {"data=data/synthetic8.yaml", "data.vocabulary=1024", "data.sequence_length=128", "routing.balance.method=aux_loss",
+                                 "routing.balance.weight=0.1", "routing.balance.scope=global_batch"});
     invocation.exit_code = with_mpi([&](const comm::Communicator& world) {
       log::configure(world.rank(), world.size());
       world.agree([&] { options->bench.config = spec::load_trial(options->trial, options->overrides); }, "loading the trial");

@@ -53,7 +53,7 @@ class Bench(unittest.TestCase):
         """Two ranks, experts over both against sequences alone: bytes are counted and predicted; times are there and not judged."""
         tiny = ["model.width=32", "model.experts=8", "model.expert_width=16", "data.sequence_length=32", "train.batch_sequences=16"]
         command = ["mpirun", "--allow-run-as-root", "--oversubscribe", "--bind-to", "none", "-n", "2", PROGRAM, "bench", "comm", "--steps", "2",
-                   "--repeats", "1", "--json", "routing.select=hash", *tiny]
+                   "--repeats", "1", "--json", "routing.select=hash", "routing.balance.method=none", *tiny]
         done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=100)
         self.assertEqual(done.returncode, 0, done.stderr)
         bench = json.loads(done.stdout)
