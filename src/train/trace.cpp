@@ -43,7 +43,7 @@ void Trace::add(const model::PassInput& pass, const model::PassResult& result, c
   std::vector<std::int64_t> numbers;
   for (const auto& [t, p] : wanted) numbers.push_back(t);
   const at::Tensor rows = at::tensor(numbers, at::kLong);
-  const at::Tensor predicted = doubles(model.head_logits(result.hidden.index_select(0, rows)).argmax(1));
+  const at::Tensor predicted = doubles(model.head_logits(result.hidden.index_select(0, rows.to(result.hidden.device()))).argmax(1));
   const at::Tensor token = doubles(pass.tokens), target = doubles(pass.targets), loss = doubles(result.token_loss);
   const at::TensorAccessor<double, 1> tokens = token.accessor<double, 1>(), targets = target.accessor<double, 1>(),
                                       losses = loss.accessor<double, 1>(), predictions = predicted.accessor<double, 1>();

@@ -68,6 +68,12 @@ class Bench(unittest.TestCase):
         # A row of 32 floats there and back, forward and backward, for each remote slot: 256 tokens a rank, top-4, 2 layers, about half of them remote.
         self.assertEqual(experts["predicted_sent_bytes"], 256 * 4 * 2 * 0.5 * 32 * 4 * 4)
         self.assertAlmostEqual(experts["sent_bytes"] / experts["predicted_sent_bytes"], 1, delta=0.1)
+        # Half of it in bf16.
+        done = subprocess.run([*command, "train.dtype=bf16"], check=False, capture_output=True, text=True, timeout=100)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        half = json.loads(done.stdout)["layouts"][0]
+        self.assertEqual(half["predicted_sent_bytes"] * 2, experts["predicted_sent_bytes"])
+        self.assertAlmostEqual(half["sent_bytes"] * 2 / experts["sent_bytes"], 1, delta=0.02)
         for key in ["step_seconds", "dispatch_seconds", "wait_seconds", "compute_seconds", "exchange_seconds", "predicted_exchange_seconds"]:
             self.assertGreater(experts[key], 0, key)
 
