@@ -24,6 +24,9 @@ constexpr const char* kPresets[] = {"mixtral", "deepseek_v3", "sinkhorn", "base_
 const std::map<std::string, double> kBf16Bounds{{"mixtral", 0.025},       {"deepseek_v3", 0.022}, {"sinkhorn", 0.014}, {"base_assignment", 0.024},
                                                 {"expert_choice", 0.015}, {"quantile", 0.014},    {"remoe", 0.020},    {"hash_random", 0.032}};
 
+/// What single precision leaves of 30 steps without flipped choices on any CPU, relative, and a bound for what flips can do.
+constexpr double kRounding = 2e-6, kRoundingOfParameters = 2e-5, kAfterFlips = 2e-2;
+
 /// A preset as it is, or with a capacity that drops.
 struct Variant {
   std::string preset, name;
@@ -185,10 +188,17 @@ TEST_F(Trajectories, InSinglePrecisionAreAsNearAsOneRanksOwnPasses) {
       for (std::size_t i = 1; i < jobs.size(); ++i) {
         const std::string what = variant.name + " on " + jobs[i].layout.name();
         const Row row = row_of(variant, jobs[i].layout, Precision::fp32, outcomes[0], outcomes[i]);
-        EXPECT_LE(before_flips(jobs[i].config, outcomes[0], outcomes[i]), 3 * spread.before_flips) << what;
-        EXPECT_LE(row.loss, 3 * spread.all.loss) << what;
+        EXPECT_LE(before_flips(jobs[i].config, outcomes[0], outcomes[i]), std::max(kRounding, 3 * spread.before_flips)) << what;
+        // Where choices flip and none of one rank's own runs met a flip, nothing tells how far that leads.
+        if (row.flipped > 0 && spread.all.flipped == 0) {
+          EXPECT_LE(row.loss, kAfterFlips) << what;
+          add_row(row);
+          continue;
+        }
+        EXPECT_LE(row.loss, std::max(kRounding, 3 * spread.all.loss)) << what;
         const Row& bound = row.flipped == 0 && spread.quiet.loss > 0 ? spread.quiet : spread.all;
-        for (const auto& [name, difference] : row.parameters) EXPECT_LE(difference, 3 * bound.parameters.at(name)) << what << " " << name;
+        for (const auto& [name, difference] : row.parameters)
+          EXPECT_LE(difference, std::max(kRoundingOfParameters, 3 * bound.parameters.at(name))) << what << " " << name;
         EXPECT_EQ(outcomes[i].at("replicas")[0], 0) << what;
         flipped = std::max(flipped, row.flipped);
         add_row(row);
