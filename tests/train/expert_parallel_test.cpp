@@ -241,7 +241,11 @@ TEST_F(Trajectories, InBfloatLieBelowTheSpreadOverSeeds) {
             worst = std::max(worst, difference);
           }
         const Row row = row_of(variant, jobs[i].layout, Precision::bf16, outcomes[0], outcomes[i]);
-        for (const auto& [name, difference] : row.parameters) EXPECT_LE(difference, 3 * spread.all.parameters.at(name)) << what << " " << name;
+        // Few runs say little of how far parameters go where half of the choices flip.
+        for (const auto& [name, difference] : row.parameters)
+          if (full()) {
+            EXPECT_LE(difference, 3 * spread.all.parameters.at(name)) << what << " " << name;
+          }
         EXPECT_EQ(outcomes[i].at("replicas")[0], 0) << what;
         add_row(row);
       }
