@@ -38,7 +38,8 @@ SWEEP = [
 KILLS_OF_A_SWEEP = 10  # at most; then it is left to come to its end
 LAYOUTS = ["parallel.data=1", "parallel.data=2"]  # two trials at a time; one trial on both ranks
 COMPARED = {"trials", "axes", "metrics", "arrays"}
-TIMED = {"seconds", "training_seconds", "tokens_per_second", "digest"}  # may differ (a file's digest covers its times)
+# May differ (a file's digest covers its times).
+TIMED = {"training_seconds", "tokens_per_second", "digest", "seconds", "seconds_dispatch", "seconds_wait", "seconds_compute", "seconds_gradients"}
 # What a kill aims at, and how often. "launch": any moment from the start of mpirun to the second trial's end; "trial": any
 # moment of the time that a trial takes, from a trial's start on; the others: such a file has begun to be written, and some
 # milliseconds more.

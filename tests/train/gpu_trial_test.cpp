@@ -33,18 +33,18 @@ TrialConfig small(const std::string& preset, Precision precision, Device device)
   return config;
 }
 
-struct Run {
+struct Ran {
   std::vector<double> losses, validation;
   double tokens_per_second = 0;
 };
 
 /// `steps` further steps, behind those of a checkpoint when one is given.
-Run train(const TrialConfig& config, std::int64_t steps, const std::filesystem::path& from = {}, const std::filesystem::path& to = {}) {
+Ran train(const TrialConfig& config, std::int64_t steps, const std::filesystem::path& from = {}, const std::filesystem::path& to = {}) {
   const auto self = comm::Communicator::self();
   const auto source = data::open_source(config.data);
   Trainer trainer(config, *source, self, nullptr, !from.empty());
   if (!from.empty()) trainer.read_checkpoint(from);
-  Run run;
+  Ran run;
   for (std::int64_t i = 0; i < steps; ++i) run.losses.push_back(trainer.train_step().loss);
   if (!to.empty()) trainer.write_checkpoint(to);
   trainer.evaluate();
@@ -66,7 +66,7 @@ TEST(GpuTrial, LossesAreThoseOfTheCpu) {
   if (skipped()) return;
   for (const std::string preset : {"mixtral", "deepseek_v3", "expert_choice", "sinkhorn", "moepp", "erc", "cosine", "noisy_top_k"})
     for (const auto precision : {Precision::fp64, Precision::fp32}) {
-      const Run cpu = train(small(preset, precision, Device::cpu), 10), gpu = train(small(preset, precision, Device::cuda), 10);
+      const Ran cpu = train(small(preset, precision, Device::cpu), 10), gpu = train(small(preset, precision, Device::cuda), 10);
       const double bound = precision == Precision::fp64 ? 1e-9 : 1e-3;
       for (std::size_t i = 0; i < cpu.losses.size(); ++i) EXPECT_NEAR(gpu.losses[i], cpu.losses[i], bound * cpu.losses[i]) << preset << " step " << i;
       EXPECT_NEAR(gpu.validation.back(), cpu.validation.back(), bound * cpu.validation.back()) << preset;
@@ -79,10 +79,10 @@ TEST(GpuTrial, ACheckpointGoesOnWhereverItIsRead) {
   if (skipped()) return;
   const auto file = std::filesystem::temp_directory_path() / ("moesweep-gpu-" + std::to_string(::getpid()) + ".h5");
   const auto on_gpu = small("deepseek_v3", Precision::fp64, Device::cuda), on_cpu = small("deepseek_v3", Precision::fp64, Device::cpu);
-  const Run whole = train(on_cpu, 10);
+  const Ran whole = train(on_cpu, 10);
   train(on_gpu, 5, {}, file);
   for (const auto& config : {on_cpu, on_gpu}) {
-    const Run rest = train(config, 5, file);
+    const Ran rest = train(config, 5, file);
     for (std::size_t i = 0; i < 5; ++i) EXPECT_NEAR(rest.losses[i], whole.losses[5 + i], 1e-9 * whole.losses[5 + i]);
   }
   std::filesystem::remove(file);
