@@ -86,24 +86,21 @@ Json survey(const fs::path& sweep_folder) {
     costs.push_back(plan.trials[places.at(id)].cost);
   }
   const auto axes = spec::axes_of(trials);
-  Json list = Json::array();
+  Json ids = Json::array(), list = Json::array();
   for (std::size_t i = 0; i < trials.size(); ++i) {
     const TrialStanding& standing = *by_id.at(trials[i].id);
     Json texts = Json::object();
     for (const auto& [path, value] : axes[i]) texts[path] = text_of(value);
-    const Json entry = {{"id", standing.id},
-                        {"config", difference_from_defaults(trials[i].config)},
+    ids.push_back(standing.id);
+    const Json entry = {{"config", difference_from_defaults(trials[i].config)},
                         {"axes", std::move(texts)},
                         {"removed", standing.removed},
                         {"state", standing.status.state},
                         {"reason", standing.status.reason}};
     list.push_back(entry.dump(-1, ' ', false, Json::error_handler_t::replace));
   }
-  return {{"name", plan.name},
-          {"resolved", plan.resolved},
-          {"provenance", plan.provenance},
-          {"parameter_ratio", plan::parameter_ratio(costs)},
-          {"trials", std::move(list)}};
+  return {{"name", plan.name},     {"resolved", plan.resolved}, {"provenance", plan.provenance}, {"parameter_ratio", plan::parameter_ratio(costs)},
+          {"ids", std::move(ids)}, {"trials", std::move(list)}};
 }
 
 /// The metrics of reference trials, which other trials are held against, and of which trials they are wanted.
@@ -160,21 +157,22 @@ Aggregation aggregate(const comm::Communicator& world, const fs::path& sweep_fol
   Json told = Json::parse(world.broadcast(std::exchange(seen, {}), 0, "survey of the sweep folder"));
   std::vector<std::string> entries;
   store::SweepSource source;
-  // Which trials left a file is seen by one rank too: a running sweep publishes more all the time.
-  for (auto& entry : told["trials"]) entries.push_back(entry.get<std::string>());
+  for (auto& entry : told["trials"]) entries.push_back(std::move(entry.get_ref<std::string&>()));
   told.erase("trials");
+  // Which trials left a file is seen by one rank too: a running sweep publishes more all the time.
   std::string there;
   world.agree(
       [&] {
         if (world.rank() != 0) return;
-        for (const auto& entry : entries) there += fs::exists(trial_file(sweep_folder, Json::parse(entry)["id"])) ? '1' : '0';
+        for (const auto& id : told["ids"]) there += fs::exists(trial_file(sweep_folder, id.get<std::string>())) ? '1' : '0';
       },
       "look for trial files");
   there = world.broadcast(there, 0, "look for trial files");
   for (std::size_t i = 0; i < entries.size(); ++i) {
-    const std::string id = Json::parse(entries[i])["id"];
+    const std::string id = told["ids"][i];
     source.trials.push_back({id, there[i] == '1' ? trial_file(sweep_folder, id) : fs::path()});
   }
+  told.erase("ids");
 
   References references;
   ComparisonKeys comparison_keys;
@@ -184,7 +182,7 @@ Aggregation aggregate(const comm::Communicator& world, const fs::path& sweep_fol
     train::TrialConfig config;
     load(fields_of(config), entry["config"]);
     store::SweepRow row;
-    row.id = entry["id"];
+    row.id = source.trials[i].id;
     row.state = entry["state"];
     row.reason = entry["reason"];
     for (const auto& [path, text] : entry["axes"].items()) row.axes[path] = text.get<std::string>();
