@@ -191,6 +191,9 @@ Generated generate(std::mt19937& random) {
       file += "]\n";
       axes.push_back(values);
     }
+    // Where the condition fails, the last axis falls back to what the file and its sets give.
+    const std::string optional = pick(2) == 0 ? kKnobs[order[next + grid_keys - 1]].key : "";
+    if (!optional.empty()) file += "    when: {" + optional + ": train.steps >= 15 and seed < 4}\n";
     const bool excluding = pick(2) == 0;
     if (excluding) file += "    exclude: seed == 2 and not routing.top_k in [1, 2] or train.steps < 15\n";
 
@@ -203,11 +206,19 @@ Generated generate(std::mt19937& random) {
         }
         return;
       }
-      Settings trial = base;
-      if (const auto size = settings.find("size"); size != settings.end())
-        for (const auto& [key, value] : sets[size->second == "1" ? 1 : 0]) trial[key] = value;
-      for (const auto& [key, value] : settings)
-        if (key != "size") trial[key] = value;
+      const auto put_together = [&] {
+        Settings trial = base;
+        if (const auto size = settings.find("size"); size != settings.end())
+          for (const auto& [key, value] : sets[size->second == "1" ? 1 : 0]) trial[key] = value;
+        for (const auto& [key, value] : settings)
+          if (key != "size") trial[key] = value;
+        return trial;
+      };
+      Settings trial = put_together();
+      if (!optional.empty() && (std::stol(trial["train.steps"]) < 15 || std::stol(trial["seed"]) >= 4)) {
+        settings.erase(optional);
+        trial = put_together();
+      }
       if (derivation != nullptr) {
         trial[kDerivedKey] = std::to_string(derivation->of(trial));
         trial[kSecondKey] = std::to_string(derivation->of(trial) + 1);
