@@ -178,7 +178,7 @@ Generated generate(std::mt19937& random) {
       std::vector<Settings> values(1 + pick(3));
       file += "      " + std::string(kKnobs[order[next + i]].key) + ": ";
       if (kKnobs[order[next + i]].key == std::string("seed")) {  // 1, 3, ... as a range
-        file += "{range: [1, " + std::to_string(2 * values.size()) + ", 2]}\n";
+        file += "{range: [1, " + std::to_string(2 * values.size() - pick(2)) + ", 2]}\n";
         for (std::size_t v = 0; v < values.size(); ++v) values[v]["seed"] = std::to_string(2 * v + 1);
         axes.push_back(values);
         continue;
