@@ -10,6 +10,10 @@
 #include "moesweep/core/error.hpp"
 #include "moesweep/core/json.hpp"
 
+namespace moesweep::spec {
+struct Selection;
+}
+
 namespace moesweep::cli {
 
 /// One call of the program.
@@ -35,6 +39,9 @@ void add_verify(CLI::App& app, Invocation& invocation);
 
 /// A subcommand with its help on one screen: what it does, its options, an example.
 CLI::App* subcommand(CLI::App& app, const std::string& name, const std::string& what, const std::string& example);
+
+/// `--only` and `--skip`, each any number of times.
+void add_selection(CLI::App& sub, spec::Selection& selection);
 
 /// Writes an error for a person: one message, where, and what to do next.
 void report(const Error& error);

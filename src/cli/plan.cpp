@@ -14,6 +14,12 @@
 
 namespace moesweep::cli {
 
+void add_selection(CLI::App& sub, spec::Selection& selection) {
+  sub.add_option("--only", selection.only, "trials for which this holds: a condition as in `exclude`, or the beginning of an id; any of several")
+      ->allow_extra_args(false);
+  sub.add_option("--skip", selection.skip, "but not these; the same, any number of times")->allow_extra_args(false);
+}
+
 void add_schema(CLI::App& app, Invocation& invocation) {
   auto markdown = std::make_shared<bool>(false);
   CLI::App* sub = subcommand(app, "schema", "JSON Schema of a sweep file, so that editors complete the YAML; or the reference of every key.",
@@ -30,12 +36,14 @@ namespace {
 struct PlanOptions {
   std::string sweep, router;
   std::vector<std::string> overrides;
+  spec::Selection selection;
   std::int64_t ranks = 0;
   bool json = false;
 };
 
 void show_plan(const PlanOptions& options) {
-  const spec::Sweep sweep = spec::load_sweep(options.sweep, spec::with_router(options.router, options.overrides));
+  spec::Sweep sweep = spec::load_sweep(options.sweep, spec::with_router(options.router, options.overrides), options.selection);
+  std::erase_if(sweep.trials, [&](const spec::Trial& trial) { return sweep.passed_over.contains(trial.id); });
   const auto axes = spec::axes_of(sweep.trials);
   std::vector<plan::TrialCost> costs;
   std::vector<plan::Job> jobs;
@@ -71,6 +79,7 @@ void show_plan(const PlanOptions& options) {
                  {"count", sweep.trials.size()},
                  {"duplicates_dropped", sweep.duplicates_dropped},
                  {"excluded", sweep.excluded},
+                 {"passed_over", sweep.passed_over.size()},
                  {"parameter_ratio", ratio},
                  {"training_tokens", tokens},
                  {"rank_seconds", work_seconds},
@@ -93,8 +102,9 @@ void show_plan(const PlanOptions& options) {
                     seconds_in_words(cost.seconds), bytes_in_words(cost.memory_bytes), differs});
   }
   std::string text = table(rows);
-  text += fmt::format("\n{}: {} trials ({} duplicates dropped, {} excluded), {} training tokens\n", sweep.name, sweep.trials.size(),
-                      sweep.duplicates_dropped, sweep.excluded, count_in_words(tokens));
+  text += fmt::format("\n{}: {} trials ({} duplicates dropped, {} excluded{}), {} training tokens\n", sweep.name, sweep.trials.size(),
+                      sweep.duplicates_dropped, sweep.excluded,
+                      sweep.passed_over.empty() ? "" : fmt::format(", {} passed over", sweep.passed_over.size()), count_in_words(tokens));
   if (!costs.empty() && ratio > 1.0)
     text += fmt::format("total parameters: {} to {}, a ratio of {:.2f}\n", count_in_words(static_cast<double>(smallest->parameters_total)),
                         count_in_words(static_cast<double>(largest->parameters_total)), ratio);
@@ -116,6 +126,7 @@ void add_plan(CLI::App& app, Invocation& invocation) {
   sub->add_option("SWEEP", options->sweep, "sweep file, or the name of one in configs/sweeps")->required();
   sub->add_option("OVERRIDE", options->overrides, "key=value, key=[a,b] (an axis), +key=value, ~key");
   sub->add_option("--router", options->router, "a preset for all trials (`moesweep routers` lists them), before the overrides");
+  add_selection(*sub, options->selection);
   sub->add_option("--ranks", options->ranks, "ranks to estimate the time for (default: the largest gang)")->check(CLI::Range(1, 10000000));
   sub->add_flag("--json", options->json, "as JSON");
   sub->callback([options, &invocation] {

@@ -56,6 +56,7 @@ void add_run(CLI::App& app, Invocation& invocation) {
   struct Options {
     std::string sweep, router, out, shard = "0/1";
     std::vector<std::string> overrides;
+    spec::Selection selection;
     double progress_seconds = launch::RunOptions().progress_seconds;
   };
   auto options = std::make_shared<Options>();
@@ -67,6 +68,7 @@ void add_run(CLI::App& app, Invocation& invocation) {
   sub->add_option("OVERRIDE", options->overrides, "key=value, key=[a,b] (an axis), +key=value, ~key");
   sub->add_option("--router", options->router, "a preset for all trials (`moesweep routers` lists them), before the overrides");
   sub->add_option("--out", options->out, "sweep folder (default: runs/NAME)");
+  add_selection(*sub, options->selection);
   sub->add_option("--shard", options->shard, "i/n: first the i-th of n parts, i from 0; then what nobody has claimed");
   sub->add_option("--progress-seconds", options->progress_seconds, "a running trial tells the journal its step, loss and tokens/s so often (30)")
       ->check(CLI::Range(0.0, 1e9));
@@ -79,7 +81,7 @@ void add_run(CLI::App& app, Invocation& invocation) {
       launch::RunOptions run;
       world.agree(
           [&] {
-            sweep = spec::load_sweep(options->sweep, spec::with_router(options->router, options->overrides));
+            sweep = spec::load_sweep(options->sweep, spec::with_router(options->router, options->overrides), options->selection);
             run.folder = options->out.empty() ? launch::default_folder(sweep.name) : std::filesystem::path(options->out);
           },
           "reading of the sweep file");

@@ -51,7 +51,9 @@ class Launch {
     choose(closed, jobs);
     Outcome outcome;
     if (jobs_trial_.empty()) {
-      if (world_.rank() == 0) log::info(fmt::format("nothing to do: all {} trials of {} have ended", sweep_.trials.size(), options_.folder.string()));
+      if (world_.rank() == 0)
+        log::info(
+            fmt::format("nothing to do: all {} trials of {} have ended", sweep_.trials.size() - sweep_.passed_over.size(), options_.folder.string()));
     } else {
       if (world_.rank() == 0)
         log::info(fmt::format("{}: {} of {} trials to run on {} rank{}, folder {}", sweep_.name, jobs_trial_.size(), sweep_.trials.size(),
@@ -170,7 +172,7 @@ class Launch {
     world_.agree(
         [&] {
           for (const plan::Skipped& skip : plan::too_large(all, world_.size())) {
-            if (closed[skip.job] != 0) continue;
+            if (closed[skip.job] != 0 || passed_over(skip.job)) continue;
             skipped.insert(skip.job);
             if (world_.rank() != 0) continue;
             log::warning(fmt::format("trial {} is skipped: it {}", all[skip.job].id, skip.reason));
@@ -179,7 +181,7 @@ class Launch {
         },
         "journal of skipped trials");
     for (std::size_t i = 0; i < all.size(); ++i) {
-      if (closed[i] != 0 || skipped.contains(i)) continue;
+      if (closed[i] != 0 || skipped.contains(i) || passed_over(i)) continue;
       all[i].preferred = shards[i] == options_.shard.index;
       jobs.push_back(all[i]);
       jobs_trial_.push_back(i);
@@ -297,7 +299,8 @@ class Launch {
         [&] {
           if (world_.rank() != 0) return;
           SweepPlan plan;
-          for (const spec::Trial& trial : sweep_.trials) plan.trials.push_back({trial.id, trial.config, {}, "", false});
+          for (std::size_t i = 0; i < sweep_.trials.size(); ++i)
+            if (!passed_over(i)) plan.trials.push_back({sweep_.trials[i].id, sweep_.trials[i].config, {}, "", false});
           Json states = Json::object();
           for (const auto& [state, count] : standings_of(options_.folder, plan).counts) states[state] = count;
           told = states.dump();
@@ -313,6 +316,9 @@ class Launch {
     std::error_code ignored;
     if (trial.config.checkpoint.keep == train::Keep::none) fs::remove(trial_folder(options_.folder, trial.id) / "checkpoint.h5", ignored);
   }
+
+  /// Whether the selection leaves the trial for another time.
+  bool passed_over(std::size_t index) const { return sweep_.passed_over.contains(sweep_.trials[index].id); }
 
   std::vector<std::string> ids_of_jobs() const {
     std::vector<std::string> ids;

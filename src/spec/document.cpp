@@ -7,10 +7,12 @@
 #include <array>
 #include <optional>
 
+#include "expression.hpp"
 #include "files.hpp"
 #include "keys.hpp"
 #include "moesweep/core/publish.hpp"
 #include "predicate.hpp"
+#include "values.hpp"
 
 namespace fs = std::filesystem;
 
@@ -18,7 +20,7 @@ namespace moesweep::spec {
 
 namespace {
 
-constexpr std::array kSweepKeys{"sweep", "base", "sets", "blocks", "grid", "zip", "points", "exclude", "when"};
+constexpr std::array kSweepKeys{"sweep", "base", "sets", "blocks", "grid", "zip", "points", "sample", "exclude", "when"};
 
 /// Files being read, outermost first: a file that names itself is a cycle.
 struct Reading {
@@ -155,6 +157,12 @@ Node value_in(const Node& value, const std::string& path, const Mark& key_mark, 
     if (key == nullptr) fail_unknown_key(key_mark, path, context.document ? context.document->groups() : std::vector<std::string>{});
     field = key->field;
   }
+  if (Expression::is_one(field, value)) {
+    if (context.element != nullptr)
+      fail(value.mark, fmt::format("{}: a derived value stands at a key of its own, not in a part of {}", path, context.element->path));
+    (void)Expression::parse(value);
+    return value;
+  }
   if (field.type != FieldType::section) {
     Node checked = holds_sections(field) ? elements_in(field, value, path, context) : value;
     (void)convert(field, checked, path);
@@ -208,12 +216,32 @@ Node read_axes(const Node& axes, const std::string& kind, const Context& context
   for (const Entry& entry : axes.entries) {
     const Key* key = Keys::instance().find(entry.key);
     if (key == nullptr && !context.document->is_group(entry.key)) fail_unknown_key(entry.mark, entry.key, context.document->groups());
+    if (is_range(entry.value) && key != nullptr) {
+      result.entries.push_back({entry.key, entry.mark, nested_range(entry.value, entry.key)});
+      continue;
+    }
     if (!entry.value.is_list())
-      fail(entry.value.mark, fmt::format("{}.{}: expected a list of values but found {}", kind, entry.key, entry.value.in_words()));
+      fail(entry.value.mark, fmt::format("{}.{}: expected a list of values but found {}", kind, entry.key, entry.value.in_words()),
+           entry.value.is_map() ? "a range is linspace: [a, b, count], logspace: [a, b, count] or range: [a, b, step]" : "");
     if (entry.value.items.empty()) fail(entry.value.mark, fmt::format("{}.{} is empty: no trial would be left", kind, entry.key));
     Node values = make_list(entry.value.mark);
     for (const Node& item : entry.value.items) values.items.push_back(value_in(item, entry.key, entry.mark, context));
     result.entries.push_back({entry.key, entry.mark, std::move(values)});
+  }
+  return result;
+}
+
+Node read_sample(const Node& sample, const Context& context) {
+  check_sample(sample);
+  Node result = sample;
+  for (Entry& entry : result.find("of")->entries) {
+    const Key* key = Keys::instance().find(entry.key);
+    if (key == nullptr && !context.document->is_group(entry.key)) fail_unknown_key(entry.mark, entry.key, context.document->groups());
+    check_distribution(entry.value, entry.key, key);
+    Entry& kind = entry.value.entries.front();
+    if (kind.key == "choice")
+      for (Node& item : kind.value.items) item = value_in(item, entry.key, entry.mark, context);
+    entry.value.whole = true;  // one distribution replaces another
   }
   return result;
 }
@@ -234,6 +262,7 @@ void read_block_key(Block& block, const Entry& entry, const Context& context) {
   if (entry.key == "grid") block.grid = read_axes(value, "grid", context);
   else if (entry.key == "zip") block.zip = read_axes(value, "zip", context);
   else if (entry.key == "points") block.points = read_points(value, context);
+  else if (entry.key == "sample") block.sample = read_sample(value, context);
   else if (entry.key == "exclude") {
     Node list = make_list(value.mark);
     if (value.is_list()) list.items = value.items;
@@ -280,7 +309,7 @@ void merge_documents(Document& earlier, const Document& later) {
   merge(earlier.trial, later.trial);
   if (later.blocks) {
     earlier.blocks = later.blocks;
-    earlier.top.grid = earlier.top.zip = earlier.top.points = std::nullopt;
+    earlier.top.grid = earlier.top.zip = earlier.top.points = earlier.top.sample = std::nullopt;
   } else if (later.top.has_axes()) {
     earlier.blocks.reset();
     earlier.top.mark = later.top.mark;
@@ -288,6 +317,7 @@ void merge_documents(Document& earlier, const Document& later) {
   merge_optional(earlier.top.grid, later.top.grid);
   merge_optional(earlier.top.zip, later.top.zip);
   merge_optional(earlier.top.points, later.top.points);
+  merge_optional(earlier.top.sample, later.top.sample);
   merge_optional(earlier.top.exclude, later.top.exclude);
   merge_optional(earlier.top.when, later.top.when);
 }
@@ -331,7 +361,7 @@ Document read_document(const fs::path& path, FileKind kind, Reading& reading, co
     } else if (entry.key == "blocks") {
       blocks = &entry;
     } else if (entry.key != "sets") {
-      if (entry.key == "grid" || entry.key == "zip" || entry.key == "points") top = &entry;
+      if (entry.key == "grid" || entry.key == "zip" || entry.key == "points" || entry.key == "sample") top = &entry;
       read_block_key(own.top, entry, context);
     }
   }
@@ -344,14 +374,14 @@ Document read_document(const fs::path& path, FileKind kind, Reading& reading, co
       if (!item.is_map()) fail(item.mark, fmt::format("blocks: expected a mapping but found {}", item.in_words()));
       Block block;
       block.mark = item.mark;
-      static const std::vector<std::string> kBlockKeys{"grid", "zip", "points", "exclude", "when"};
+      static const std::vector<std::string> kBlockKeys{"grid", "zip", "points", "sample", "exclude", "when"};
       for (const Entry& entry : item.entries) {
         if (std::ranges::find(kBlockKeys, entry.key) == kBlockKeys.end())
           fail(entry.mark, fmt::format("unknown key '{}' in a block{}", entry.key, did_you_mean(entry.key, kBlockKeys)),
-               "a block holds grid, zip, points, exclude and when");
+               "a block holds grid, zip, points, sample, exclude and when");
         read_block_key(block, entry, context);
       }
-      if (!block.has_axes()) fail(block.mark, "a block without grid, zip or points: no trial would come of it");
+      if (!block.has_axes()) fail(block.mark, "a block without grid, zip, points or sample: no trial would come of it");
       own.blocks->push_back(std::move(block));
     }
   }
@@ -382,6 +412,13 @@ Node nested(const Node& keys, const std::string& prefix, const fs::path& folder,
 Node nested_value(const Node& value, const std::string& path, const Mark& key_mark, const fs::path& folder, const Document* document) {
   Reading reading;
   return value_in(value, path, key_mark, {folder, document, &reading});
+}
+
+Node nested_range(const Node& range, const std::string& path) {
+  const Key& key = *Keys::instance().find(path);
+  Node values = range_values(range, key);
+  for (const Node& item : values.items) (void)convert(key.field, item, path);
+  return values;
 }
 
 void merge(Node& earlier, const Node& later) {

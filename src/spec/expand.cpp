@@ -4,15 +4,19 @@
 #include <fmt/core.h>
 
 #include <algorithm>
+#include <cctype>
 #include <limits>
 #include <map>
+#include <memory>
 #include <optional>
-#include <unordered_set>
+#include <unordered_map>
 #include <utility>
 
+#include "expression.hpp"
 #include "keys.hpp"
 #include "moesweep/core/hash.hpp"
 #include "predicate.hpp"
+#include "values.hpp"
 
 namespace moesweep::spec {
 
@@ -27,6 +31,7 @@ struct Op {
   Json value;
   Mark mark;
   std::vector<std::pair<std::string, Mark>> elements = {};  ///< of section lists and maps: where each one was written, by path
+  std::shared_ptr<const Expression> derived = {};           ///< in place of `value`
 };
 
 /// One value of an axis, compiled.
@@ -118,6 +123,10 @@ class Compiler {
     }
     const Key* key = path.empty() ? nullptr : Keys::instance().find(path);
     if (key != nullptr && !key->is_section) {
+      if (Expression::is_one(key->field, value)) {
+        choice.ops.push_back({key->first, depth, Json(), value.mark, {}, std::make_shared<const Expression>(Expression::parse(value))});
+        return;
+      }
       Op op{key->first, depth, convert(key->field, value, path), value.mark};
       if (key->field.type == FieldType::section_list)
         for (std::size_t i = 0; i < value.items.size(); ++i) op.elements.emplace_back(fmt::format("{}[{}]", path, i), value.items[i].mark);
@@ -146,11 +155,12 @@ class Compiler {
       }
       axes.push_back(std::move(axis));
     }
-    if (block.zip) {
+    for (const auto& rows : {block.zip, block.sample ? std::optional<Node>(draw(*block.sample)) : std::nullopt}) {
+      if (!rows) continue;
       Axis axis;
-      const Entry& first = block.zip->entries.front();
+      const Entry& first = rows->entries.front();
       axis.choices.resize(first.value.items.size());
-      for (const Entry& entry : block.zip->entries) {
+      for (const Entry& entry : rows->entries) {
         if (entry.value.items.size() != axis.choices.size())
           fail(entry.mark, fmt::format("zip.{} has {} values and zip.{} has {}: lists in a zip are of one length", entry.key,
                                        entry.value.items.size(), first.key, axis.choices.size()));
@@ -212,11 +222,14 @@ class Compiler {
 
 class Expander {
  public:
-  explicit Expander(const Document& document) : document_(document), compiler_(document) {
+  explicit Expander(const Document& document, const Selection& selection = {}) : document_(document), compiler_(document) {
     compiler_.compile(document.trial, "", root_);
     std::ranges::stable_sort(root_.ops, {}, &Op::depth);
-    for (const Op& op : root_.ops) bench_.set(op.leaf, op.value);
+    for (const Op& op : root_.ops) assign(op);
     base_ = bench_.config;
+    base_derived_ = derived_;
+    only_ = compiled(selection.only, "--only");
+    skip_ = compiled(selection.skip, "--skip");
     for (const Entry& group : document.sets.entries) {
       auto& compiled = sets_.emplace_back();
       for (const Entry& set : group.value.entries) {
@@ -251,7 +264,7 @@ class Expander {
       active_.assign(axes_.size(), true);
       build();
       for (const auto& [axis, condition] : whens)
-        if (!condition(values())) {
+        if (!holds(condition)) {
           active_[axis] = false;
           build();
         }
@@ -260,7 +273,26 @@ class Expander {
   }
 
   /// What the file's own keys give, before any block.
-  const train::TrialConfig& base() const { return base_; }
+  const train::TrialConfig& base() {
+    axes_.clear();
+    bench_.config = base_;
+    derived_ = base_derived_;
+    derive();
+    if (failure_) throw Error(*failure_);
+    return bench_.config;
+  }
+
+  /// Gives the trials that the selection does not choose; one that chooses none is an error.
+  void select() {
+    for (const auto* terms : {&only_, &skip_})
+      for (const Term& term : *terms)
+        if (!term.condition && !term.found) fail(term.mark, fmt::format("no trial's id begins with {}", term.id), "`moesweep plan` lists them");
+    for (std::size_t i = 0; i < result.trials.size(); ++i)
+      if ((!only_.empty() && !wanted_[i]) || unwanted_[i]) result.passed_over.insert(result.trials[i].id);
+    if (result.passed_over.size() == result.trials.size())
+      fail({std::make_shared<const std::string>("command line"), 0, 0},
+           fmt::format("none of {} trials is left by --only and --skip", result.trials.size()));
+  }
 
   Sweep result;
 
@@ -270,7 +302,50 @@ class Expander {
     Choice choice;
   };
 
-  Values values() const { return {bench_.leaves(), chosen_}; }
+  /// A part of `--only` or `--skip`.
+  struct Term {
+    std::string id;  ///< the beginning of one
+    std::optional<Predicate> condition;
+    Mark mark;
+    bool found = false;
+  };
+
+  std::vector<Term> compiled(const std::vector<std::string>& texts, const char* option) const {
+    std::vector<Term> terms;
+    for (const std::string& text : texts) {
+      Term term;
+      term.mark.source = std::make_shared<const std::string>(option);
+      if (!text.empty() && text.size() <= 16 && text.find_first_not_of("0123456789abcdef") == std::string::npos) term.id = text;
+      else term.condition = Predicate::parse(make_scalar(text, term.mark), document_);
+      terms.push_back(std::move(term));
+    }
+    return terms;
+  }
+
+  bool any_chooses(std::vector<Term>& terms, const std::string& id) {
+    bool chosen = false;
+    for (Term& term : terms) {
+      const bool here = term.condition ? holds(*term.condition) : id.starts_with(term.id);
+      term.found = term.found || here;
+      chosen = chosen || here;
+    }
+    return chosen;
+  }
+
+  /// A condition on a derived value that cannot be computed is an error: the value's.
+  bool holds(const Predicate& predicate) {
+    try {
+      return predicate({bench_.leaves(), chosen_, unknown_});
+    } catch (const UnknownValue&) {
+      fail_derived();
+    }
+  }
+
+  [[noreturn]] void fail_derived() {
+    const std::string words = words_of_trial(), hint = failure_->hint();
+    throw Error(failure_->kind(), failure_->message(), failure_->where(),
+                words.empty() ? hint : fmt::format("{}{}in the trial of {}", hint, hint.empty() ? "" : "\n  ", words));
+  }
 
   template <class Action>
   void each_choice(Action action) const {
@@ -303,16 +378,89 @@ class Expander {
 
   void build() {
     bench_.config = base_;
-    for (const Op* op : assignments()) bench_.set(op->leaf, op->value);
+    derived_ = base_derived_;
+    for (const Op* op : assignments()) assign(*op);
+    derive();
+  }
+
+  /// Plain values at once; derived ones wait until all others stand.
+  void assign(const Op& op) {
+    std::erase_if(derived_, [&](const Op* other) { return other->leaf == op.leaf; });
+    if (op.derived) derived_.push_back(&op);
+    else bench_.set(op.leaf, op.value);
+  }
+
+  /// Computes the derived values, each after those that it reads. The first that cannot be computed is kept as `failure_`: it counts
+  /// when a condition asks for it, or the trial is not excluded.
+  void derive() {
+    failure_.reset();
+    unknown_.clear();
+    if (derived_.empty()) return;
+    progress_.assign(derived_.size(), Progress::open);
+    for (std::size_t i = 0; i < derived_.size(); ++i) settle(i);
+  }
+
+  enum class Progress { open, running, known, unknown };
+
+  void settle(std::size_t index) {
+    if (progress_[index] != Progress::open) return;
+    progress_[index] = Progress::running;
+    reading_.push_back(index);
+    const Op& op = *derived_[index];
+    bool known = true;
+    for (const std::size_t leaf : op.derived->leaves()) {
+      const auto found = std::ranges::find(derived_, leaf, &Op::leaf);
+      if (found == derived_.end()) continue;
+      const auto needed = static_cast<std::size_t>(found - derived_.begin());
+      settle(needed);
+      if (progress_[needed] == Progress::running) keep_failure([&] { fail_circle(needed); });
+      known = known && progress_[needed] == Progress::known;
+    }
+    if (known) {
+      const Leaf& leaf = bench_.leaves()[op.leaf];
+      known = keep_failure([&] {
+        bench_.set(op.leaf, op.derived->value(leaf.field, leaf.path, [&](std::size_t other) { return bench_.leaves()[other].field.get(); }));
+      });
+    }
+    reading_.pop_back();
+    progress_[index] = known ? Progress::known : Progress::unknown;
+    if (!known) unknown_.push_back(op.leaf);
+  }
+
+  template <class Action>
+  bool keep_failure(Action action) {
+    try {
+      action();
+      return true;
+    } catch (const Error& error) {
+      if (!failure_) failure_.emplace(error);
+      return false;
+    }
+  }
+
+  [[noreturn]] void fail_circle(std::size_t again) const {
+    const auto first = std::ranges::find(reading_, again);
+    std::string circle;
+    for (auto at = first; at != reading_.end(); ++at) circle += bench_.leaves()[derived_[*at]->leaf].path + " -> ";
+    const Op& last = *derived_[reading_.back()];
+    fail(last.mark, fmt::format("derived values read each other in a circle: {}{}", circle, bench_.leaves()[derived_[again]->leaf].path));
   }
 
   void finish(const std::vector<Predicate>& excludes) {
-    if (std::ranges::any_of(excludes, [&](const Predicate& exclude) { return exclude(values()); })) {
+    if (std::ranges::any_of(excludes, [&](const Predicate& exclude) { return holds(exclude); })) {
       ++result.excluded;
       return;
     }
+    if (failure_) fail_derived();
     std::string id = bench_.id();
-    if (!seen_.insert(id).second) {
+    const auto [seen, is_new] = seen_.emplace(id, result.trials.size());
+    if (is_new) {
+      wanted_.push_back(false);
+      unwanted_.push_back(false);
+    }
+    if (any_chooses(only_, id)) wanted_[seen->second] = true;
+    if (any_chooses(skip_, id)) unwanted_[seen->second] = true;
+    if (!is_new) {
       ++result.duplicates_dropped;
       return;
     }
@@ -338,11 +486,16 @@ class Expander {
       else if (names(reason, path)) mark = op->mark;
     }
     if (part_mark) mark = *part_mark;
+    const std::string words = words_of_trial();
+    fail(mark, reason, words.empty() ? "" : fmt::format("in the trial of {}", words));
+  }
+
+  std::string words_of_trial() const {
     std::string words;
     each_choice([&](const Choice& choice) {
       if (!choice.words.empty()) words += (words.empty() ? "" : ", ") + choice.words;
     });
-    fail(mark, reason, words.empty() ? "" : fmt::format("in the trial of {}", words));
+    return words;
   }
 
   static bool names(const std::string& sentence, const std::string& path) {
@@ -375,7 +528,14 @@ class Expander {
   std::vector<std::size_t> turn_;
   std::vector<bool> active_;
   std::vector<std::string> chosen_;
-  std::unordered_set<std::string> seen_;
+  std::unordered_map<std::string, std::size_t> seen_;  // id -> trial
+  std::vector<const Op*> derived_, base_derived_;      // the trial's, the file's own
+  std::vector<Progress> progress_;                     // by derived value
+  std::vector<std::size_t> reading_;                   // derived values that are being computed, outermost first
+  std::vector<std::size_t> unknown_;
+  std::optional<Error> failure_;
+  std::vector<Term> only_, skip_;
+  std::vector<bool> wanted_, unwanted_;  // by trial
 };
 
 /// Absent values as a file writes them.
@@ -389,6 +549,7 @@ Json with_none(Json value) {
 Json json_of(const Node& value, const std::string& path, const Document& document) {
   if (document.is_group(path)) return value.text;
   const Key* key = path.empty() ? nullptr : Keys::instance().find(path);
+  if (key != nullptr && !key->is_section && Expression::is_one(key->field, value)) return value.text;
   if (key != nullptr && !key->is_section) return with_none(convert(key->field, value, path));
   Json result = Json::object();
   if (key != nullptr && value.whole) {
@@ -416,6 +577,20 @@ Json json_of_block(const Block& block, const Document& document) {
         for (const Node& item : axis.value.items) result[name][axis.key].push_back(json_of(item, axis.key, document));
   if (block.points)
     for (const Node& point : block.points->items) result["points"].push_back(json_of(point, "", document));
+  if (block.sample) {
+    Json& sample = result["sample"];
+    Field integer, real;
+    integer.type = FieldType::integer;
+    real.type = FieldType::real;
+    for (const char* name : {"count", "seed"})
+      if (const Node* number = block.sample->find(name)) sample[name] = convert(integer, *number, name);
+    for (const auto& [path, mark, distribution] : block.sample->find("of")->entries) {
+      const auto& [kind, kind_mark, values] = distribution.entries.front();
+      for (const Node& item : values.items)
+        sample["of"][path][kind].push_back(kind == "choice" ? json_of(item, path, document)
+                                                            : convert(kind == "integers" ? integer : real, item, path));
+    }
+  }
   if (block.exclude)
     for (const Node& text : block.exclude->items) result["exclude"].push_back(text.text);
   if (block.when)
@@ -425,13 +600,14 @@ Json json_of_block(const Block& block, const Document& document) {
 
 }  // namespace
 
-Sweep expand(const Document& document) {
-  Expander expander(document);
+Sweep expand(const Document& document, const Selection& selection) {
+  Expander expander(document, selection);
   if (document.blocks)
     for (const Block& block : *document.blocks) expander.run(block);
   else expander.run(document.top);
+  if (expander.result.trials.empty()) fail(document.mark, fmt::format("no trial is left: exclude drops all {}", expander.result.excluded));
+  expander.select();
   Sweep sweep = std::move(expander.result);
-  if (sweep.trials.empty()) fail(document.mark, fmt::format("no trial is left: exclude drops all {}", sweep.excluded));
   sweep.name = document.name ? document.name->text : document.path.stem().string();
   sweep.resolved = resolved_json(document, sweep.name);
   return sweep;

@@ -6,9 +6,10 @@
 
 namespace moesweep::spec {
 
-/// The document's trials in order: blocks one after the other; in a block points turn slowest, then zip, then the grid's axes, the last fastest.
-/// Trials of equal id are dropped and counted, so are excluded ones; a combination that makes no sense is a `config` error.
-Sweep expand(const Document& document);
+/// The document's trials in order: blocks one after the other; in a block points turn slowest, then zip, then the sample, then the grid's axes, the
+/// last fastest. Derived values are computed from the trial as it stands after everything else. Trials of equal id are dropped and counted, so are
+/// excluded ones; a combination that makes no sense is a `config` error.
+Sweep expand(const Document& document, const Selection& selection = {});
 
 /// The one config of a trial's file.
 train::TrialConfig expand_trial(const Document& document);

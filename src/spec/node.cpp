@@ -111,13 +111,14 @@ class Builder : public YAML::EventHandler {
   std::size_t nodes_ = 0;
 };
 
-/// Whether the line, from 0, begins with blanks that hold a tab.
-bool has_tab(const std::string& text, int line) {
+/// What may be wrong with the line, from 0, that is no YAML.
+std::string advice(const std::string& text, int line) {
   std::istringstream in(text);
   std::string words;
   for (int i = 0; i <= line; ++i)
-    if (!std::getline(in, words)) return false;
-  return words.substr(0, words.find_first_not_of(" \t")).find('\t') != std::string::npos;
+    if (!std::getline(in, words)) return "";
+  if (words.substr(0, words.find_first_not_of(" \t")).find('\t') != std::string::npos) return "YAML indents by spaces, not by tabs";
+  return words.find("${") != std::string::npos ? "inside {...} and [...] a derived value needs quotes" : "";
 }
 
 Node parse(const std::string& text, const std::shared_ptr<const std::string>& source, const Mark& fixed) {
@@ -129,7 +130,7 @@ Node parse(const std::string& text, const std::shared_ptr<const std::string>& so
     }
   } catch (const YAML::Exception& error) {
     const Mark mark = fixed.source ? fixed : Mark{source, error.mark.line + 1, error.mark.column + 1};
-    fail(mark, fmt::format("not valid YAML: {}", error.msg), has_tab(text, error.mark.line) ? "YAML indents by spaces, not by tabs" : "");
+    fail(mark, fmt::format("not valid YAML: {}", error.msg), advice(text, error.mark.line));
   }
   return builder.take();
 }

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "keys.hpp"
+#include "values.hpp"
 
 namespace moesweep::spec {
 
@@ -52,6 +53,8 @@ Override read_override(const std::string& text, const Document& document, FileKi
   if (Keys::instance().find(result.key) == nullptr && !document.is_group(result.key)) fail_unknown_key(result.mark, result.key, document.groups());
   if (result.kind == Override::Kind::remove) return result;
 
+  if (const Key* key = Keys::instance().find(result.key); key != nullptr && is_range(result.value) && !key->is_section && !holds_sections(key->field))
+    result.value = nested_range(result.value, result.key);
   // Brackets make an axis, except for a field that is itself a list: there the list is the value, and a list of lists the axis.
   const bool list = result.value.is_list();
   const bool axis = list && (!is_list_field(result.key) || is_list_of_lists(result.value));
@@ -113,10 +116,22 @@ struct Editor {
       }
       if (block.points)
         for (Node& point : block.points->items) found |= take_out(point, key, replacement);
+      if (block.sample) found |= take_from_sample(*block.sample, key, replacement);
+      if (block.sample && block.sample->find("of")->entries.empty()) block.sample.reset();
       if (!keep_when) drop_when(block, key);
       if (!block.has_axes()) block.points = one_empty_point(block.mark);
     });
     if (!keep_when) drop_when(document.top, key);
+    return found;
+  }
+
+  static bool take_from_sample(Node& sample, const std::string& key, const Node* replacement) {
+    Node& of = *sample.find("of");
+    bool found = std::erase_if(of.entries, [&](const Entry& entry) { return at_or_below(entry.key, key); }) > 0;
+    for (Entry& entry : of.entries)
+      if (at_or_below(key, entry.key) && entry.value.entries.front().key == "choice")
+        for (Node& value : entry.value.entries.front().value.items)
+          if (value.is_map()) found |= take_out(value, std::string_view(key).substr(entry.key.size() + 1), replacement);
     return found;
   }
 
@@ -170,6 +185,9 @@ struct Editor {
     each_block([&](Block& block) {
       if (block.zip && block.zip->find(change.key) != nullptr)
         fail(change.mark, fmt::format("+{}: it is an axis of a zip, which cannot grow alone", change.key),
+             fmt::format("{}=... replaces it", change.key));
+      if (block.sample && block.sample->find("of")->find(change.key) != nullptr)
+        fail(change.mark, fmt::format("+{}: it is drawn by a sample, which takes no further value", change.key),
              fmt::format("{}=... replaces it", change.key));
       Node* values = block.grid ? block.grid->find(change.key) : nullptr;
       if (values == nullptr) return;

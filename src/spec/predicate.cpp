@@ -132,7 +132,10 @@ class Parser {
     }
     const Key* key = Keys::instance().find(token.text);
     if (key == nullptr || key->is_section) return std::nullopt;
-    return Subject{key->path, &key->field, key->field.choices, [leaf = key->first](const Values& values) { return values.leaves[leaf].field.get(); }};
+    return Subject{key->path, &key->field, key->field.choices, [leaf = key->first](const Values& values) {
+                     if (std::ranges::find(values.unknown, leaf) != values.unknown.end()) throw UnknownValue{};
+                     return values.leaves[leaf].field.get();
+                   }};
   }
 
   bool is_number(const Subject& subject) const {

@@ -20,7 +20,10 @@ struct Document;
 struct Values {
   std::span<const Leaf> leaves;
   std::span<const std::string> sets;
+  std::span<const std::size_t> unknown = {};  ///< leaves whose derived value cannot be computed: asking for one throws `UnknownValue`
 };
+
+struct UnknownValue {};
 
 class Predicate {
  public:

@@ -54,10 +54,10 @@ void write_section(const Json& section, std::size_t indent, std::string& text) {
 
 }  // namespace
 
-Sweep load_sweep(const std::string& path, const std::vector<std::string>& overrides) {
+Sweep load_sweep(const std::string& path, const std::vector<std::string>& overrides, const Selection& selection) {
   Document document = load_document(find_named(path, "sweeps"), FileKind::sweep);
   apply_overrides(document, overrides, FileKind::sweep);
-  return expand(document);
+  return expand(document, selection);
 }
 
 train::TrialConfig load_trial(const std::string& path, const std::vector<std::string>& overrides) {

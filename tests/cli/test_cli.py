@@ -100,6 +100,15 @@ class Asking(Case):
         for trial in plan["trials"][:1]:
             self.assertIn("routing.balance.method", trial["axes"])
 
+    def test_plan_of_a_part(self):
+        plan = json.loads(self.call("plan", "quickstart", "--only", "seed == 1", "--skip", "routing.select == random", "--json", "train.steps=9")[0])
+        self.assertEqual((plan["count"], len(plan["trials"]), plan["passed_over"]), (8, 8, 19))
+        ids = [trial["id"] for trial in plan["trials"]]
+        again = json.loads(self.call("plan", "quickstart", "train.steps=9", "--json", *(f"--only={i[:10]}" for i in ids))[0])
+        self.assertEqual([trial["id"] for trial in again["trials"]], ids)
+        self.assertIn("8 trials (0 duplicates dropped, 0 excluded, 19 passed over)",
+                      self.call("plan", "quickstart", "--only=seed == 1", "--skip=routing.select == random")[0])
+
     def test_plan_tells_the_ratio_of_sizes(self):
         plan = json.loads(self.call("plan", "scale35x", "--json")[0])
         totals = [trial["parameters_total"] for trial in plan["trials"]]
@@ -127,6 +136,10 @@ class Errors(Case):
         (["plan", "smoke", "--ranks", "0"], 2, "--ranks"),
         (["plan", "nosuch"], 3, "nosuch"),
         (["plan", "smoke", "train.stesp=3"], 3, "train.steps"),
+        (["plan", "smoke", "--only", "sede == 1"], 3, "--only: in the condition"),
+        (["plan", "smoke", "--skip", "ffffffffffff"], 3, "--skip: no trial's id begins with ffffffffffff"),
+        (["run", "smoke", "--skip", "seed > 0"], 3, "none of 4 trials is left"),
+        (["plan", "smoke", "train.steps=1 / (${seed} - 1)"], 3, "division by zero"),
         (["plan", "smoke", "routing.top_k=99"], 3, "routing.top_k = 99"),
         (["routers", "--explain", "nosuch"], 2, "known presets: "),
         (["run", "smoke", "--shard", "2/2"], 2, "'2/2' is no shard"),

@@ -64,6 +64,24 @@ TEST_F(Run, EveryTrialRunsOnceAndIsDone) {
   done_looking();
 }
 
+TEST_F(Run, TrialsPassedOverArePlannedAndRunAnotherTime) {
+  auto sweep = sweep_of(4);
+  sweep.passed_over = {sweep.trials[1].id, sweep.trials[2].id};
+  EXPECT_EQ(run(sweep, fake_runner(marks)).states, (std::map<std::string, std::int64_t>{{"done", 2}}));
+  const SweepPlan plan = read_plan(folder);
+  ASSERT_EQ(plan.trials.size(), 4U);
+  for (const PlannedTrial& trial : plan.trials) {
+    EXPECT_FALSE(trial.removed);
+    EXPECT_EQ(fs::exists(trial_file(folder, trial.id)), !sweep.passed_over.contains(trial.id));
+  }
+  done_looking();
+  sweep.passed_over.clear();
+  const Outcome rest = run(sweep, fake_runner(marks));
+  EXPECT_EQ(rest.ran, 2);
+  EXPECT_EQ(rest.states, (std::map<std::string, std::int64_t>{{"done", 4}}));
+  done_looking();
+}
+
 TEST_F(Run, HalfWrittenFilesOfAKilledAttemptGo) {
   const auto sweep = sweep_of(1);
   const fs::path trial = trial_folder(folder, sweep.trials[0].id);

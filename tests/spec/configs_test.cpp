@@ -249,12 +249,24 @@ TEST_F(Configs, TheSchemaRefusesWhatTheParserRefuses) {
                            "routing: {layers: {0: {selekt: hash}}}",
                            "routing.layers: {0: {balance: {scope: global}}}",
                            "routing.layers: [a.yaml]",
-                           "routing.schedules: [{kind: cosin}]"}) {
+                           "routing.schedules: [{kind: cosin}]",
+                           "grid: {seed: {lin: [1, 2, 3]}}",
+                           "grid: {routing.balance.scope: {linspace: [1, 2, 3]}}",
+                           "grid: {seed: {range: 3}}",
+                           "sample: {cuont: 1, of: {seed: {integers: [1, 2]}}}",
+                           "sample: {count: 0, of: {seed: {integers: [1, 2]}}}",
+                           "sample: {count: 1, of: {sede: {integers: [1, 2]}}}",
+                           "sample: {count: 1, of: {seed: {normal: [1, 2]}}}",
+                           "sample: {count: 1, of: {routing.balance.scope: {uniform: [1, 2]}}}",
+                           "routing.balance.scope: ${seed}"}) {
     EXPECT_NE(validator.check(json_of(parse_yaml(text, "text"))), "") << text;
     EXPECT_NE(message_of([&] { sweep(std::string(text)); }), "accepted") << text;
   }
   for (const char* text :
        {"train.tokens: none", "routing: routers/random.yaml", "grid: {routing: [routers/random.yaml, {top_k: 2}], scale: [x1]}", "scale: x1",
+        "model.width: ${model.heads} * 16", "grid: {train.tokens: [none, \"${train.steps} * 4096\"], seed: {range: [1, 9, 2]}}",
+        "sample: {count: 3, seed: 2, of: {train.learning_rate: {log_uniform: [1e-4, 1]}, routing: {choice: [a.yaml, {top_k: 2}]}, size: {choice: "
+        "[x1]}}}",
         "base: [a.yaml, b.yaml]", "exclude: seed == 1",
         "routing.layers: {0-2: routers/hash_random.yaml, 3: {select: top_k, balance: {method: aux_loss}}}",
         "routing: {layers: {0: {schedules: [{key: temperature, kind: step}]}}}", "grid: {routing.layers: [{}, {0: a.yaml}]}", "routing.layers: {}"})

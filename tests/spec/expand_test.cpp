@@ -1,10 +1,14 @@
 // Expansion against a brute-force enumerator on generated sweeps, trial ids that must never change, and the ways back to YAML.
 #include <algorithm>
+#include <cmath>
 #include <numeric>
 #include <random>
 #include <set>
 
+#include "moesweep/model/costs.hpp"
+#include "spec/node.hpp"
 #include "spec/support.hpp"
+#include "spec/values.hpp"
 
 namespace moesweep::spec {
 
@@ -29,6 +33,9 @@ const std::vector<Knob> kKnobs{
     {"train.learning_rate", {"6e-3", "1e-3"}},
 };
 
+const char* const kDerivedKey = "model.dense_width";
+const char* const kSecondKey = "train.warmup_steps";
+
 using Settings = std::map<std::string, std::string>;  ///< what a trial sets over the defaults
 
 std::string text_of(const Json& value) { return value.is_null() ? "none" : value.is_string() ? value.get<std::string>() : value.dump(); }
@@ -44,6 +51,8 @@ Settings settings_of(const train::TrialConfig& config) {
     for (std::size_t dot; (dot = path.find('.')) != std::string::npos; path = path.substr(dot + 1)) at = &at->at(path.substr(0, dot));
     settings[knob.key] = text_of(at->at(path));
   }
+  settings[kDerivedKey] = std::to_string(config.model.dense_width);
+  settings[kSecondKey] = std::to_string(config.train.warmup_steps);
   return settings;
 }
 
@@ -61,6 +70,19 @@ struct Generated {
   std::int64_t duplicates = 0, excluded = 0;
 };
 
+/// A derived value and what it must be, computed from the trial's other values.
+struct Derivation {
+  const char* text;
+  std::int64_t (*of)(Settings&);
+};
+const std::vector<Derivation> kDerivations{
+    {"${seed} * 3 + 1", [](Settings& t) { return std::stol(t["seed"]) * 3 + 1; }},
+    {"${train.steps} // (${seed} + 2)", [](Settings& t) { return std::stol(t["train.steps"]) / (std::stol(t["seed"]) + 2); }},
+    {"min(${model.width}, ${routing.top_k} * 50) - ${seed} % 2",
+     [](Settings& t) { return std::min(std::stol(t["model.width"]), std::stol(t["routing.top_k"]) * 50) - std::stol(t["seed"]) % 2; }},
+    {"round(${routing.balance.weight} * 100)", [](Settings& t) { return std::lround(std::stod(t["routing.balance.weight"]) * 100); }},
+};
+
 Generated generate(std::mt19937& random) {
   const auto pick = [&](std::size_t below) { return std::uniform_int_distribution<std::size_t>(0, below - 1)(random); };
   const auto value_of = [&](std::size_t knob) { return kKnobs[knob].values[pick(kKnobs[knob].values.size())]; };
@@ -69,6 +91,8 @@ Generated generate(std::mt19937& random) {
   for (const Knob& knob : kKnobs) defaults[knob.key] = knob.values.front();
   defaults["routing.top_k"] = "4";
   defaults["routing.balance.scope"] = "global_batch";
+  defaults[kDerivedKey] = "256";
+  defaults[kSecondKey] = "20";
 
   std::string file = kBalanced;
   Settings base = defaults;
@@ -77,6 +101,9 @@ Generated generate(std::mt19937& random) {
       base[kKnobs[knob].key] = value_of(knob);
       file += std::string(kKnobs[knob].key) + ": " + base[kKnobs[knob].key] + "\n";
     }
+  // A derived value in the file, and one that reads it.
+  const Derivation* derivation = pick(2) == 0 ? &kDerivations[pick(kDerivations.size())] : nullptr;
+  if (derivation != nullptr) file += std::string(kSecondKey) + ": ${" + kDerivedKey + "} + 1\n" + kDerivedKey + ": " + derivation->text + "\n";
   // One group of sets, used by some of the blocks as an axis.
   std::vector<Settings> sets(2);
   file += "sets:\n  size:\n";
@@ -97,7 +124,7 @@ Generated generate(std::mt19937& random) {
     std::vector<std::size_t> order(kKnobs.size());
     std::iota(order.begin(), order.end(), 0u);
     std::shuffle(order.begin(), order.end(), random);
-    const std::size_t points_keys = pick(3), zip_keys = pick(3), grid_keys = 1 + pick(3);
+    const std::size_t points_keys = pick(3), zip_keys = pick(3), grid_keys = 1 + pick(2);
     std::vector<std::vector<Settings>> axes;
     file += "  -\n";
     std::size_t next = 0;
@@ -130,6 +157,17 @@ Generated generate(std::mt19937& random) {
       axes.push_back(rows);
       next += zip_keys;
     }
+    // A sample of choices: its rows are those of the same sample alone, which other tests hold to their distribution.
+    if (pick(3) == 0) {
+      const std::size_t knob = order.back();
+      const std::string body = "count: " + std::to_string(1 + pick(4)) + ", seed: " + std::to_string(pick(100)) + ", of: {" + kKnobs[knob].key +
+                               ": {choice: [" + kKnobs[knob].values[0] + ", " + kKnobs[knob].values[1] + "]}}";
+      file += "    sample: {" + body + "}\n";
+      std::vector<Settings> rows;
+      const Node rolled = draw(parse_yaml("{" + body + "}", "text"));
+      for (const Node& value : rolled.find(kKnobs[knob].key)->items) rows.push_back({{kKnobs[knob].key, value.text}});
+      axes.push_back(rows);
+    }
     file += "    grid:\n";
     const bool by_set = pick(2) == 0;
     if (by_set) {
@@ -138,7 +176,14 @@ Generated generate(std::mt19937& random) {
     }
     for (std::size_t i = 0; i < grid_keys; ++i) {
       std::vector<Settings> values(1 + pick(3));
-      file += "      " + std::string(kKnobs[order[next + i]].key) + ": [";
+      file += "      " + std::string(kKnobs[order[next + i]].key) + ": ";
+      if (kKnobs[order[next + i]].key == std::string("seed")) {  // 1, 3, ... as a range
+        file += "{range: [1, " + std::to_string(2 * values.size() - pick(2)) + ", 2]}\n";
+        for (std::size_t v = 0; v < values.size(); ++v) values[v]["seed"] = std::to_string(2 * v + 1);
+        axes.push_back(values);
+        continue;
+      }
+      file += "[";
       for (std::size_t v = 0; v < values.size(); ++v) {
         file += v == 0 ? "" : ", ";
         file += values[v][kKnobs[order[next + i]].key] = value_of(order[next + i]);
@@ -146,6 +191,9 @@ Generated generate(std::mt19937& random) {
       file += "]\n";
       axes.push_back(values);
     }
+    // Where the condition fails, the last axis falls back to what the file and its sets give.
+    const std::string optional = pick(2) == 0 ? kKnobs[order[next + grid_keys - 1]].key : "";
+    if (!optional.empty()) file += "    when: {" + optional + ": train.steps >= 15 and seed < 4}\n";
     const bool excluding = pick(2) == 0;
     if (excluding) file += "    exclude: seed == 2 and not routing.top_k in [1, 2] or train.steps < 15\n";
 
@@ -158,11 +206,23 @@ Generated generate(std::mt19937& random) {
         }
         return;
       }
-      Settings trial = base;
-      if (const auto size = settings.find("size"); size != settings.end())
-        for (const auto& [key, value] : sets[size->second == "1" ? 1 : 0]) trial[key] = value;
-      for (const auto& [key, value] : settings)
-        if (key != "size") trial[key] = value;
+      const auto put_together = [&] {
+        Settings trial = base;
+        if (const auto size = settings.find("size"); size != settings.end())
+          for (const auto& [key, value] : sets[size->second == "1" ? 1 : 0]) trial[key] = value;
+        for (const auto& [key, value] : settings)
+          if (key != "size") trial[key] = value;
+        return trial;
+      };
+      Settings trial = put_together();
+      if (!optional.empty() && (std::stol(trial["train.steps"]) < 15 || std::stol(trial["seed"]) >= 4)) {
+        settings.erase(optional);
+        trial = put_together();
+      }
+      if (derivation != nullptr) {
+        trial[kDerivedKey] = std::to_string(derivation->of(trial));
+        trial[kSecondKey] = std::to_string(derivation->of(trial) + 1);
+      }
       if (excluding && ((trial["seed"] == "2" && trial["routing.top_k"] == "4") || trial["train.steps"] == "10")) ++result.excluded;
       else if (!seen.insert(normal(trial)).second) ++result.duplicates;
       else result.trials.push_back(normal(trial));
@@ -281,6 +341,187 @@ TEST_F(Expand, ResolvedNeedsNoOtherFile) {
   ASSERT_EQ(again.trials.size(), study.trials.size());
   EXPECT_EQ(again.name, "scale35x");
   for (std::size_t i = 0; i < again.trials.size(); ++i) EXPECT_EQ(again.trials[i].id, study.trials[i].id);
+}
+
+TEST_F(Expand, DerivedValuesReadTheTrialAsItEndsUp) {
+  const auto found = sweep(std::string(kData) +
+                               "model: {width: 64, expert_width: \"${model.width} / ${routing.top_k}\"}\ntrain.warmup_steps: ${train.steps} // 30\n"
+                               "train.learning_rate: 0.1 / sqrt(${model.width})\nsets: {scale: {x1: {}, x4: {model.width: 256}}}\n"
+                               "grid: {routing.top_k: [1, 4], scale: [x1, x4]}\n",
+                           {"train.steps=100"});
+  ASSERT_EQ(found.trials.size(), 4u);
+  const std::vector<std::int64_t> widths{64, 256, 16, 64};
+  for (std::size_t i = 0; i < 4; ++i) {
+    EXPECT_EQ(found.trials[i].config.model.expert_width, widths[i]);
+    EXPECT_EQ(found.trials[i].config.train.warmup_steps, 3);
+    EXPECT_EQ(found.trials[i].config.train.learning_rate, i % 2 == 0 ? 0.0125 : 0.00625);
+  }
+  // Whatever replaces the key, an axis or the command line, replaces the derived value too.
+  EXPECT_EQ(sweep(std::string(kData) + "model.expert_width: ${model.width} * 2\ngrid: {model.expert_width: [8, \"${model.width}\"]}\n")
+                .trials[0]
+                .config.model.expert_width,
+            8);
+  EXPECT_EQ(sweep("model.expert_width: ${model.width}\n" + std::string(kData), {"model.expert_width=${model.width} * 3"})
+                .trials[0]
+                .config.model.expert_width,
+            192);
+}
+
+TEST_F(Expand, ArithmeticOfDerivedValues) {
+  const auto value = [](const std::string& text) {
+    write("trial.yaml", std::string(kData) + "seed: 7\nmodel.dense_width: \"" + text + "\"\n");
+    return load_trial("trial.yaml").model.dense_width;
+  };
+  EXPECT_EQ(value("${seed}+2*3"), 13);
+  EXPECT_EQ(value("(${seed}+2)*3"), 27);
+  EXPECT_EQ(value("${seed} - 2 - 1"), 4);
+  EXPECT_EQ(value("-(0-${ seed }) // 2"), 3);
+  EXPECT_EQ(value("10 + -${seed} // 2"), 6);  // rounds down: -4
+  EXPECT_EQ(value("-${seed} % 5"), 3);
+  EXPECT_EQ(value("${seed} * 2 / 7"), 2);
+  EXPECT_EQ(value("${seed} / 2 * 2"), 7);
+  EXPECT_EQ(value("${seed} * 1e1"), 70);
+  EXPECT_EQ(value("round(${seed} / 2) + floor(2.9) + ceil(2.1)"), 9);
+  EXPECT_EQ(value("max(${seed}, 3, 8) * min(${seed}, 2)"), 16);
+  EXPECT_EQ(value("9007199254740993 - 9007199254740980 + ${seed} * 0"), 13);  // not through a float
+}
+
+TEST_F(Expand, WhatIsExcludedNeedsNoDerivedValue) {
+  const std::string text = std::string(kData) + "model.expert_width: 64 / ${routing.top_k}\ngrid: {routing.top_k: [1, 3, 4]}\n";
+  EXPECT_EQ(message_of([&] { sweep(text); }),
+            "sweep.yaml:2:21: model.expert_width: expected integer >= 1 and <= 262144 but 64 / ${routing.top_k} is 21.333333333333332\n"
+            "  round(), floor() and ceil() make it whole\n  in the trial of routing.top_k = 3");
+  EXPECT_EQ(sweep(text + "exclude: routing.top_k == 3\n").trials.size(), 2u);
+  EXPECT_NE(message_of([&] { sweep(text + "exclude: model.expert_width == 32\n"); }).find("21.333"), std::string::npos);
+}
+
+TEST_F(Expand, Ranges) {
+  const auto values = [](const std::string& range, const std::vector<std::string>& overrides = {}) {
+    std::vector<double> rates;
+    for (const Trial& trial : sweep(std::string(kData) + "grid: {" + range + "}\n", overrides).trials)
+      rates.push_back(trial.config.train.learning_rate);
+    return rates;
+  };
+  EXPECT_EQ(values("train.learning_rate: {linspace: [0.1, 0.5, 5]}"), (std::vector<double>{0.1, 0.2, 0.3, 0.4, 0.5}));
+  EXPECT_EQ(values("train.learning_rate: {logspace: [1e-4, 1, 5]}"), (std::vector<double>{1e-4, 1e-3, 1e-2, 0.1, 1}));
+  EXPECT_EQ(values("train.learning_rate: {range: [0.1, 0.35, 0.1]}"), (std::vector<double>{0.1, 0.2, 0.3}));
+  EXPECT_EQ(values("train.learning_rate: {range: [0.3, 0.1, -0.1]}"), (std::vector<double>{0.3, 0.2, 0.1}));
+  EXPECT_EQ(values("train.learning_rate: {linspace: [0.5, 1, 1]}"), (std::vector<double>{0.5}));
+  EXPECT_EQ(values("seed: [1]", {"train.learning_rate={linspace: [1, 2, 3]}"}), (std::vector<double>{1, 1.5, 2}));
+  std::vector<std::int64_t> widths;
+  for (const Trial& trial : sweep(std::string(kData) + "zip: {model.width: {logspace: [8, 64, 4]}, seed: {range: [4, 1, -1]}}\n").trials)
+    widths.push_back(trial.config.model.width * 10 + trial.config.seed);
+  EXPECT_EQ(widths, (std::vector<std::int64_t>{84, 163, 322, 641}));
+}
+
+TEST_F(Expand, SamplesAreAPureFunctionOfTheirSeed) {
+  const auto draws = [](int count, int seed, const std::string& further = "") {
+    return sweep(std::string(kBalanced) + "sample:\n  count: " + std::to_string(count) + "\n  seed: " + std::to_string(seed) +
+                 "\n  of:\n    train.learning_rate: {log_uniform: [1e-4, 1e-1]}\n    routing.balance.weight: {uniform: [0.25, 0.75]}\n"
+                 "    train.steps: {integers: [3, 6]}\n    routing.balance.scope: {choice: [sequence, global_batch]}\n" +
+                 further)
+        .trials;
+  };
+  const auto all = draws(4000, 5);
+  ASSERT_EQ(all.size(), 4000u);
+  double logarithms = 0, weights = 0;
+  std::map<std::int64_t, int> steps;
+  int sequences = 0;
+  for (const Trial& trial : all) {
+    const auto& c = trial.config;
+    EXPECT_TRUE(c.train.learning_rate >= 1e-4 && c.train.learning_rate <= 1e-1);
+    EXPECT_TRUE(c.routing.balance.weight >= 0.25 && c.routing.balance.weight <= 0.75);
+    logarithms += std::log10(c.train.learning_rate) / 4000;
+    weights += c.routing.balance.weight / 4000;
+    ++steps[c.train.steps];
+    sequences += c.routing.balance.scope == routing::ScopeKind::sequence ? 1 : 0;
+  }
+  EXPECT_NEAR(logarithms, -2.5, 4 * 3 / std::sqrt(12 * 4000.));  // four standard errors each
+  EXPECT_NEAR(weights, 0.5, 4 * 0.5 / std::sqrt(12 * 4000.));
+  EXPECT_NEAR(sequences, 2000, 4 * std::sqrt(1000.));
+  ASSERT_EQ(steps.size(), 4u);
+  for (const auto& [value, count] : steps) EXPECT_NEAR(count, 1000, 4 * std::sqrt(750.)) << value;
+
+  const auto few = draws(10, 5), others = draws(10, 6);
+  for (std::size_t i = 0; i < few.size(); ++i) {
+    EXPECT_EQ(few[i].id, all[i].id);  // a larger count goes on
+    EXPECT_NE(few[i].id, others[i].id);
+  }
+  // A further key leaves the draws of the others; the sample is an axis beside a grid.
+  const auto more = draws(10, 5, "    seed: {integers: [1, 1000000]}\ngrid: {model.width: [32, 64]}\n");
+  ASSERT_EQ(more.size(), 20u);
+  for (std::size_t i = 0; i < more.size(); ++i) EXPECT_EQ(more[i].config.train.learning_rate, few[i / 2].config.train.learning_rate);
+  EXPECT_EQ(few[0].id, "add1ce72f6c14081");  // the same on every machine, for ever
+}
+
+TEST_F(Expand, ASampleTakesOverridesAndReadsBack) {
+  const std::string text =
+      std::string(kData) +
+      "sets: {scale: {x1: {}, x2: {model.width: 128}}}\nsample: {count: 6, of: {seed: {integers: [1, 99]}, scale: {choice: [x1, x2]}, "
+      "routing: {choice: [routers/random.yaml, {top_k: 2}]}}}\n";
+  const Sweep found = sweep(text);
+  const Sweep again = sweep(found.resolved.dump());
+  ASSERT_EQ(found.trials.size(), again.trials.size());
+  for (std::size_t i = 0; i < found.trials.size(); ++i) EXPECT_EQ(found.trials[i].id, again.trials[i].id);
+  for (const Trial& trial : sweep(text, {"seed=3", "routing.top_k=1"}).trials) {
+    EXPECT_EQ(trial.config.seed, 3);
+    EXPECT_EQ(trial.config.routing.top_k, 1);
+  }
+  EXPECT_EQ(sweep(text, {"seed=3", "~scale", "~routing"}).trials.size(), 1u);
+  EXPECT_EQ(message_of([&] { sweep(text, {"+seed=3"}); }),
+            "command line: +seed: it is drawn by a sample, which takes no further value\n  seed=... replaces it");
+}
+
+TEST_F(Expand, ASelectionPassesOverTheOthers) {
+  const std::string text = std::string(kData) + "sets: {scale: {x1: {}, x2: {model.width: 128}}}\ngrid: {seed: [1, 2, 3, 4], scale: [x1, x2]}\n";
+  const Sweep all = sweep(text);
+  ASSERT_EQ(all.trials.size(), 8u);
+  EXPECT_TRUE(all.passed_over.empty());
+  const auto chosen = [&](const Selection& selection) {
+    write("sweep.yaml", text);
+    const Sweep found = load_sweep("sweep.yaml", {}, selection);
+    EXPECT_EQ(found.trials.size(), 8u);
+    std::string marks;
+    for (const Trial& trial : found.trials) marks += found.passed_over.contains(trial.id) ? '.' : 'x';
+    return marks;
+  };
+  EXPECT_EQ(chosen({{"seed <= 2"}, {}}), "xxxx....");
+  EXPECT_EQ(chosen({{"seed == 1", "seed == 4"}, {"scale == x2"}}), "x.....x.");
+  EXPECT_EQ(chosen({{}, {"model.width == 128", "seed in [2, 3]"}}), "x.....x.");
+  EXPECT_EQ(chosen({{all.trials[3].id, all.trials[5].id.substr(0, 8)}, {}}), "...x.x..");
+  EXPECT_EQ(chosen({{"scale == x1"}, {all.trials[0].id}}), "..x.x.x.");
+  const auto message = [&](const Selection& selection) { return message_of([&] { chosen(selection); }); };
+  EXPECT_EQ(message({{"seed == 9"}, {}}), "command line: none of 8 trials is left by --only and --skip");
+  EXPECT_EQ(message({{"0123456789abcdef"}, {}}), "--only: no trial's id begins with 0123456789abcdef\n  `moesweep plan` lists them");
+  EXPECT_EQ(message({{}, {"sed == 1"}}), "--skip: in the condition \"sed == 1\": 'sed' is not a key: did you mean 'seed'?");
+  EXPECT_EQ(message({{""}, {}}), "--only: expected a condition but found nothing");
+}
+
+TEST_F(Expand, TheGranularityStudyIsAtEqualSizesAndEqualArithmetic) {
+  const Sweep study = load_sweep("granularity");
+  ASSERT_EQ(study.trials.size(), 12u);
+  std::set<std::int64_t> total, active, multiplications, cuts;
+  for (std::size_t i = 0; i < study.trials.size(); ++i) {
+    const train::TrialConfig& c = study.trials[i].config;
+    model::CostInput input;
+    input.model = c.model;
+    input.routing = c.routing;
+    input.vocabulary = c.data.vocabulary;
+    input.sequence_length = c.data.sequence_length;
+    const model::Costs costs = model::costs_of(input);
+    const std::int64_t routers = c.model.layers * c.model.width * c.model.experts;  // grow with the number of experts
+    if (i < 6) {
+      total.insert(costs.parameters_total - routers);
+      active.insert(costs.parameters_active - routers);
+      cuts.insert(c.model.experts);
+    } else {
+      multiplications.insert(c.routing.top_k * c.model.expert_width * c.train.steps);
+    }
+  }
+  EXPECT_EQ(total.size(), 1u);
+  EXPECT_EQ(active.size(), 1u);
+  EXPECT_EQ(cuts.size(), 3u);
+  EXPECT_EQ(multiplications.size(), 1u);
 }
 
 TEST_F(Expand, AHundredThousandTrials) {

@@ -20,6 +20,7 @@ enum class Purpose : std::uint32_t {
   test,
   router_jitter,
   hash_table,
+  sweep_sample,
 };
 
 /// Where a number is drawn: every field that does not apply stays 0.

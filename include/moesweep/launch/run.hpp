@@ -43,7 +43,8 @@ struct Outcome {
   bool stopped = false;                        ///< asked to stop before everything was done
 };
 
-/// Collective over `world`. Every rank gives the same sweep and options. Trials run in the gang layout that the folder's plan has for them. What
+/// Collective over `world`. Every rank gives the same sweep and options. Trials that the sweep's
+/// selection passes over are planned, not run or counted. Trials run in the gang layout that the folder's plan has for them. What
 /// happens to a trial is in the journal; a failure of the launch itself (folder not writable, another data digest) throws on every rank before the
 /// first trial starts. Later, a failure that other ranks cannot be told of ends the world (`comm::abort_world`); in a world of one rank it throws.
 Outcome run_sweep(const spec::Sweep& sweep, const RunOptions& options, const Runner& runner, const comm::Communicator& world);

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <map>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -22,7 +23,14 @@ struct Sweep {
   std::vector<Trial> trials;  ///< in order of the blocks, duplicates dropped
   std::int64_t duplicates_dropped = 0;
   std::int64_t excluded = 0;
-  Json resolved;  ///< the file after base, sets, references and overrides, for the record
+  std::set<std::string> passed_over;  ///< ids that the selection leaves for another time
+  Json resolved;                      ///< the file after base, sets, references and overrides, for the record
+};
+
+/// Which of a sweep's trials are meant now. Each text is a condition as in `exclude`, or the beginning of trial ids.
+struct Selection {
+  std::vector<std::string> only;  ///< trials for which one of them holds; none: all
+  std::vector<std::string> skip;  ///< but not those for which one of these holds
 };
 
 /// Where `models/...`, `data/...`, `routers/...` are looked up after the naming file's own folder: $MOESWEEP_CONFIGS, then the
@@ -30,7 +38,8 @@ struct Sweep {
 std::vector<std::filesystem::path> config_folders();
 
 /// Loads a sweep (a path, or a name looked up in configs/sweeps). Overrides are `key=value`, `key=[a,b]`, `+key=value`, `~key`.
-Sweep load_sweep(const std::string& path, const std::vector<std::string>& overrides = {});
+/// All its trials are there whatever the selection says; a selection that leaves none, or an id that no trial has, is an error.
+Sweep load_sweep(const std::string& path, const std::vector<std::string>& overrides = {}, const Selection& selection = {});
 
 /// Loads one trial's file: the keys of a trial, `base` and file references allowed; no blocks.
 train::TrialConfig load_trial(const std::string& path, const std::vector<std::string>& overrides = {});
