@@ -2,7 +2,9 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
+#include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -10,6 +12,9 @@
 #include "moesweep/core/error.hpp"
 #include "moesweep/core/json.hpp"
 
+namespace moesweep::launch {
+struct RunOptions;
+}
 namespace moesweep::spec {
 struct Selection;
 }
@@ -33,6 +38,7 @@ void add_bench(CLI::App& app, Invocation& invocation);
 void add_bench_store(CLI::App& group, Invocation& invocation);
 void add_status(CLI::App& app, Invocation& invocation);
 void add_aggregate(CLI::App& app, Invocation& invocation);
+void add_retry(CLI::App& app, Invocation& invocation);
 void add_diff(CLI::App& app, Invocation& invocation);
 void add_results(CLI::App& app, Invocation& invocation);
 void add_verify(CLI::App& app, Invocation& invocation);
@@ -42,6 +48,24 @@ CLI::App* subcommand(CLI::App& app, const std::string& name, const std::string& 
 
 /// `--only` and `--skip`, each any number of times.
 void add_selection(CLI::App& sub, spec::Selection& selection);
+
+/// What ends trials and launches before their time, and faults for tests, as written on the command line.
+struct LimitOptions {
+  std::string deadline, trial_timeout, stall_timeout, memory_limit, retries;
+  std::optional<std::int64_t> max_failures;
+  bool fail_fast = false;
+  std::vector<std::string> faults;
+
+  /// A `usage` error names the option that cannot be read. Limits the memory of this process, where that is asked for.
+  void apply(launch::RunOptions& options) const;
+};
+/// `one_trial`: only those that make sense for `train`.
+void add_limits(CLI::App& sub, LimitOptions& options, bool one_trial = false);
+
+/// Seconds: `90`, `90s`, `5m`, `2h`, `1d`, `1:30:00`. A `usage` error naming `option` otherwise.
+double seconds_of(const std::string& text, const std::string& option);
+/// Bytes: `2GiB`, `500MB`, `1.5G`, `4096`. A `usage` error naming `option` otherwise.
+double bytes_of(const std::string& text, const std::string& option);
 
 /// Writes an error for a person: one message, where, and what to do next.
 void report(const Error& error);

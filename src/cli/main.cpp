@@ -26,6 +26,7 @@ int main(int argc, char** argv) {
   cli::add_route(app, invocation);
   cli::add_bench(app, invocation);
   cli::add_status(app, invocation);
+  cli::add_retry(app, invocation);
   cli::add_aggregate(app, invocation);
   cli::add_results(app, invocation);
   cli::add_diff(app, invocation);

@@ -57,6 +57,7 @@ void add_run(CLI::App& app, Invocation& invocation) {
     std::string sweep, router, out, shard = "0/1";
     std::vector<std::string> overrides;
     spec::Selection selection;
+    LimitOptions limits;
     double progress_seconds = launch::RunOptions().progress_seconds;
   };
   auto options = std::make_shared<Options>();
@@ -72,6 +73,7 @@ void add_run(CLI::App& app, Invocation& invocation) {
   sub->add_option("--shard", options->shard, "i/n: first the i-th of n parts, i from 0; then what nobody has claimed");
   sub->add_option("--progress-seconds", options->progress_seconds, "a running trial tells the journal its step, loss and tokens/s so often (30)")
       ->check(CLI::Range(0.0, 1e9));
+  add_limits(*sub, options->limits);
   sub->callback([options, &invocation] {
     const plan::Shard shard = plan::parse_shard(options->shard);
     invocation.exit_code = with_mpi([&](const comm::Communicator& world) {
@@ -82,6 +84,7 @@ void add_run(CLI::App& app, Invocation& invocation) {
       world.agree(
           [&] {
             sweep = spec::load_sweep(options->sweep, spec::with_router(options->router, options->overrides), options->selection);
+            options->limits.apply(run);
             run.folder = options->out.empty() ? launch::default_folder(sweep.name) : std::filesystem::path(options->out);
           },
           "reading of the sweep file");
@@ -94,8 +97,10 @@ void add_run(CLI::App& app, Invocation& invocation) {
       const launch::Outcome outcome = launch::run_sweep(sweep, run, trainer(), world);
       if (world.rank() == 0) {
         print(fmt::format("{}: {}\n", run.folder.string(), in_words(outcome.states)));
-        if (outcome.stopped) log::warning("stopped by a signal: the same command goes on from the checkpoints");
+        if (outcome.gave_up) log::warning("too many trials failed: none is started any more (--max-failures, --fail-fast)");
+        else if (outcome.stopped) log::warning("stopped by a signal or for lack of time: the same command goes on from the checkpoints");
       }
+      if (outcome.gave_up) return ExitCode::some_trials_failed;
       if (outcome.stopped) return ExitCode::requeue;
       return launch::any_failed(outcome.states) ? ExitCode::some_trials_failed : ExitCode::ok;
     });
@@ -106,6 +111,7 @@ void add_train(CLI::App& app, Invocation& invocation) {
   struct Options {
     std::string trial, router, out;
     std::vector<std::string> overrides;
+    LimitOptions limits;
   };
   auto options = std::make_shared<Options>();
   CLI::App* sub = subcommand(app, "train", "Train one trial on all ranks of this world. A trial's own config.yaml reproduces it.",
@@ -114,6 +120,7 @@ void add_train(CLI::App& app, Invocation& invocation) {
   sub->add_option("OVERRIDE", options->overrides, "key=value");
   sub->add_option("--router", options->router, "a preset (`moesweep routers` lists them), before the overrides");
   sub->add_option("--out", options->out, "folder of its files (default: runs/train-ID)");
+  add_limits(*sub, options->limits, /*one_trial=*/true);
   sub->callback([options, &invocation] {
     invocation.exit_code = with_mpi([&](const comm::Communicator& world) {
       log::configure(world.rank(), world.size());
@@ -122,8 +129,10 @@ void add_train(CLI::App& app, Invocation& invocation) {
       std::filesystem::path folder, file;
       std::string id;
       bool there = false;
+      launch::RunOptions run;
       world.agree(
           [&] {
+            options->limits.apply(run);
             config = spec::load_trial(options->trial, spec::with_router(options->router, options->overrides));
             id = train::id_of(config);
             folder = options->out.empty() ? std::filesystem::path("runs") / ("train-" + id) : std::filesystem::path(options->out);
@@ -138,7 +147,6 @@ void add_train(CLI::App& app, Invocation& invocation) {
           },
           "reading of the trial's file");
       const launch::StopSignals signals;
-      launch::RunOptions run;
       run.command_line = invocation.command_line;
       run.stop = &signals.flag();
       // Ranks look at the file at different times: it is there when all of them saw it.

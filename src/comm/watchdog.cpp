@@ -131,24 +131,26 @@ std::string recorded_in(const std::filesystem::path& file) {
   return std::string(mark.inside != 0 ? "in" : "past") + " '" + mark.name + "', its collective number " + std::to_string(mark.number);
 }
 
-void end_process(const char* what, const std::string& failure, const std::function<void()>& last_act) {
-  constexpr auto kLastAct = std::chrono::seconds(3);
+namespace {
+
+/// The one thread that gets past this ends the process.
+std::unique_lock<std::mutex> be_the_last() {
   State& s = state();
   std::unique_lock lock(s.mutex);
   if (std::exchange(s.ending, true)) {
     lock.unlock();
     for (;;) std::this_thread::sleep_for(std::chrono::hours(1));  // another thread is ending the process
   }
-  const std::string who = "[Rank " + std::to_string(s.rank) + "/" + std::to_string(s.size) + "] ",
-                    where = "in the collective '" + std::string(what) + "': ";
-  const std::string text = failure.empty() ? who + "waited longer than " + std::to_string(static_cast<long long>(s.timeout_seconds)) + " s " + where +
-                                                 "another rank is gone or stuck; the process ends (comm.timeout_seconds)"
-                                           : who + "failed " + where + failure + "; the process ends";
-  const auto callback = s.callback;
-  lock.unlock();
+  return lock;
+}
+
+void say(const std::string& text) {
   std::fprintf(stderr, "%s\n", text.c_str());
   std::fflush(stderr);
-  if (callback) callback(text);
+}
+
+[[noreturn]] void leave(const std::function<void()>& last_act) {
+  constexpr auto kLastAct = std::chrono::seconds(3);
   if (last_act) {
     std::packaged_task<void()> task(last_act);
     const auto ended = task.get_future();
@@ -156,6 +158,32 @@ void end_process(const char* what, const std::string& failure, const std::functi
     ended.wait_for(kLastAct);
   }
   _exit(static_cast<int>(ExitCode::mpi));
+}
+
+std::string who(const State& s) { return "[Rank " + std::to_string(s.rank) + "/" + std::to_string(s.size) + "] "; }
+
+}  // namespace
+
+void end_process(const char* what, const std::string& failure, const std::function<void()>& last_act) {
+  State& s = state();
+  std::unique_lock lock = be_the_last();
+  const std::string where = "in the collective '" + std::string(what) + "': ";
+  const std::string text = failure.empty() ? who(s) + "waited longer than " + std::to_string(static_cast<long long>(s.timeout_seconds)) + " s " +
+                                                 where + "another rank is gone or stuck; the process ends (comm.timeout_seconds)"
+                                           : who(s) + "failed " + where + failure + "; the process ends";
+  const auto callback = s.callback;
+  lock.unlock();
+  say(text);
+  if (callback) callback(text);
+  leave(last_act);
+}
+
+void end_process_saying(const std::string& sentence, const std::function<void()>& last_act) {
+  std::unique_lock lock = be_the_last();
+  const std::string text = who(state()) + sentence;
+  lock.unlock();
+  say(text);
+  leave(last_act);
 }
 
 Guard::Guard(const char* what, double grace_seconds) {

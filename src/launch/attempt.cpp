@@ -10,6 +10,7 @@
 #include <fstream>
 #include <new>
 
+#include "attempt_clock.hpp"
 #include "moesweep/comm/watchdog.hpp"
 #include "moesweep/core/error.hpp"
 #include "moesweep/core/publish.hpp"
@@ -138,6 +139,19 @@ Ending attempt_trial(const std::string& id, const train::TrialConfig& config, co
   }
   comm::watchdog::set_timeout(config.comm.timeout_seconds);
 
+  const Limits& limits = context.options.limits;
+  AttemptClock::Rules rules{context.options.stop, context.deadline, limits.trial_timeout_seconds, limits.stall_seconds, {}, {}, {}};
+  if (leader) {
+    rules.give_up = context.give_up;
+    rules.on_stop = context.on_stopping;
+  }
+  rules.on_stall = [&, who = fmt::format("[Rank {}/{}] ", gang.rank(), gang.size())](const std::string& why) {
+    comm::watchdog::end_process_saying(fmt::format("trial {} gives {}; the process ends (--stall-timeout, --trial-timeout)", id, why), [&] {
+      if (context.on_culprit) context.on_culprit({"timed_out", who + why, seconds_since(start), {}});
+    });
+  };
+  std::optional<AttemptClock> clock(std::in_place, std::move(rules));
+
   Ending ending;
   bool agreed = true;  // every rank of the gang knows of a failure
   std::string details;
@@ -149,7 +163,9 @@ Ending attempt_trial(const std::string& id, const train::TrialConfig& config, co
                   "", "did the token store change meanwhile?");
     train::RunOptions options;
     options.folder = folder;
-    options.stop = context.options.stop;
+    options.stop = &clock->stop();
+    options.pulse = &clock->pulse();
+    options.before_step = context.before_step;
     options.observer = observer ? &*observer : nullptr;
     try {
       ending.record = context.runner.run_trial(config, source, gang, options);
@@ -170,6 +186,10 @@ Ending attempt_trial(const std::string& id, const train::TrialConfig& config, co
     }
     ending.state = ending.record.state;
     ending.reason = ending.record.reason;
+    if (ending.state == "preempted" && gang.maximum(clock->timed_out() ? 1 : 0, "why the trial stopped") != 0) {
+      ending.state = ending.record.state = "timed_out";
+      ending.reason = ending.record.reason = fmt::format("longer than {:.0f} s (--trial-timeout); {}", limits.trial_timeout_seconds, ending.reason);
+    }
   } catch (const std::bad_alloc&) {
     ending.state = "out_of_memory";
     ending.reason = "memory ran out";
@@ -182,7 +202,9 @@ Ending attempt_trial(const std::string& id, const train::TrialConfig& config, co
     if (ending.state == "failed") of_files = error_of_files(error);
     ending.reason = known != nullptr && !known->where().empty() ? known->where() + ": " + known->message() : first_line(details);
   }
+  clock.reset();
   ending.seconds = seconds_since(start);
+  if (of_files && context.on_failed_files) context.on_failed_files();
   if (of_files && (gang.size() == 1 || agreed)) {
     if (leader) log->line(fmt::format("interrupted after {:.1f} s: {}", ending.seconds, details));
     throw Error(*of_files);

@@ -1,6 +1,7 @@
 // One attempt at one trial on one gang: from its config to how it ended.
 #pragma once
 
+#include <chrono>
 #include <filesystem>
 #include <functional>
 #include <map>
@@ -34,11 +35,17 @@ struct AttemptContext {
   const Runner& runner;
   const RunOptions& options;
   Sources& sources;
-  std::string data_digest;  ///< that the data must have; empty: any
-  Json facts;               ///< for the record's provenance: launch, attempt
+  std::string data_digest;                                        ///< that the data must have; empty: any
+  Json facts;                                                     ///< for the record's provenance: launch, attempt
+  std::optional<std::chrono::steady_clock::time_point> deadline;  ///< of the launch
+  std::function<train::Fault(std::int64_t)> before_step;          ///< injected faults of this rank
+  std::function<bool()> give_up;                                  ///< see AttemptClock, on the leader
+  std::function<void(const std::string& why)> on_stopping;        ///< the launch stops: on the leader, from another thread
   /// Called about every options.progress_seconds on the leader.
   std::function<void(const train::StepReport&)> on_progress;
-  /// Called on a rank of a gang whose failure the others cannot know, before the world is ended.
+  /// Called on a rank whose files failed it, before that ends the launch: the trial is not to blame.
+  std::function<void()> on_failed_files;
+  /// Called on a rank of a gang whose failure the others cannot know, before the world is ended; also from another thread, when the trial hangs.
   std::function<void(const Ending&)> on_culprit;
 };
 

@@ -2,12 +2,15 @@
 #include "claim.hpp"
 
 #include <fmt/core.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <charconv>
 #include <cstdio>
 #include <cstring>
+#include <deque>
+#include <fstream>
 
 #include "moesweep/comm/watchdog.hpp"
 #include "moesweep/core/error.hpp"
@@ -84,49 +87,107 @@ bool make_attempt(const fs::path& folder, int attempt, const Owner& me) {
   throw Error(ErrorKind::io, fmt::format("cannot make it: {}", std::strerror(code)), target.string());
 }
 
-/// How the journal says that the attempt ended; empty when it does not.
-std::string ending_of(const store::Journal& journal, const std::string& id, int attempt) {
-  for (const Json& event : journal.events)
-    if (event.value("event", "") == "ended" && event.value("trial", "") == id && event.value("attempt", -1) == attempt)
-      return event.value("state", "failed");
-  return "";
+/// The last lines of a trial's log, on one line; empty when there are none.
+std::string end_of_log(const fs::path& folder) {
+  constexpr std::size_t kLines = 3, kBytes = 2048;
+  std::ifstream in(folder / "log.txt", std::ios::binary | std::ios::ate);
+  if (!in) return "";
+  const auto size = static_cast<std::size_t>(in.tellg());
+  in.seekg(static_cast<std::streamoff>(size > kBytes ? size - kBytes : 0));
+  std::deque<std::string> lines;
+  for (std::string line; std::getline(in, line);) {
+    lines.push_back(line);
+    if (lines.size() > kLines) lines.pop_front();
+  }
+  return fmt::format("{}", fmt::join(lines, " | "));
 }
 
 }  // namespace
 
-Claim look_at_claim(const fs::path& sweep_folder, const std::string& id, const Owner& me, store::JournalWriter& journal) {
-  const fs::path folder = trial_folder(sweep_folder, id);
-  const int last = last_attempt(folder);
-  std::string close_last_because;
-  if (last > 0) {
-    const auto known = owner_of(folder, last);
-    if (!known) return {Claim::Result::taken, last, "", ""};
-    const Owner& owner = *known;
-    if (owner.launch == me.launch) return {Claim::Result::taken, last, "", ""};
-    const std::string state = ending_of(store::read_journal(sweep_folder), id, last);
-    const bool ended = !state.empty();
-    if (!ended && !owner.launch.empty() && life_of(owner, me) != Life::gone) return {Claim::Result::taken, last, "", ""};
-    if (store::is_valid_trial(folder / "trial.h5", id)) {
-      const std::string found = store::read_trial(folder / "trial.h5").state;
-      if (!ended) journal.write("ended", {{"trial", id}, {"attempt", last}, {"state", found}, {"reason", ""}, {"seconds", 0.0}});
-      return {Claim::Result::ended, last, found, ""};
-    }
-    // One that was finished by the journal, but whose file is gone or damaged, runs again.
-    if (is_final(state) && state != "done" && state != "diverged") return {Claim::Result::ended, last, state, ""};
-    if (!ended)
-      close_last_because = owner.launch.empty() ? "its claim names no process"
-                                                : fmt::format("process {} on {} is gone", owner.process, owner.host) + last_collectives(folder, last);
-  }
-  return {Claim::Result::open, last + 1, "", close_last_because};
+void give_back(const fs::path& trial_folder, int attempt) {
+  const fs::path claim = trial_folder / fmt::format("attempt-{}", attempt) / "claim.json";
+  std::error_code ignored;  // another rank may have done it
+  fs::rename(claim, claim.parent_path() / "claim.given-back.json", ignored);
 }
 
-Claim try_claim(const fs::path& sweep_folder, const std::string& id, const Owner& me, store::JournalWriter& journal) {
-  Claim claim = look_at_claim(sweep_folder, id, me, journal);
+Claims::Claims(fs::path sweep_folder, Owner me, const Retries& retries, std::function<store::JournalWriter&()> journal)
+    : sweep_folder_(std::move(sweep_folder)), me_(std::move(me)), retries_(retries), journal_(std::move(journal)) {}
+
+void Claims::read_journal() {
+  history_ = History(store::read_journal(sweep_folder_));
+  read_at_ = std::chrono::steady_clock::now();
+}
+
+void Claims::know_about(const std::string& id, int attempt) {
+  // A journal of many trials is not read for each of them: what changed within the last moment is found by the next look.
+  constexpr auto kMoment = std::chrono::milliseconds(200);
+  if (history_.ending_of(id, attempt) != nullptr) return;
+  if (read_at_ && history_.owner_of(id, attempt) != nullptr && std::chrono::steady_clock::now() - *read_at_ < kMoment) return;
+  read_journal();
+}
+
+void Claims::close(const std::string& id, int attempt, const Owner& owner) {
+  const fs::path folder = trial_folder(sweep_folder_, id);
+  Verdict verdict{"preempted", "its launch gave it back: its files failed it", false, false};
+  if (!owner.launch.empty())
+    verdict =
+        judge(history_, id, attempt, owner, fmt::format("process {} on {} is gone", owner.process, owner.host) + last_collectives(folder, attempt),
+              ended_from_outside(owner, me_));
+  Json fields = ending_fields(verdict, history_.status_of(id), retries_);
+  if (fields["final"].get<bool>())
+    if (const std::string log = end_of_log(folder); !log.empty()) fields["reason"] = verdict.reason + "; its log ends: " + log;
+  Json event = {{"trial", id}, {"attempt", attempt}, {"launch", me_.launch}};
+  event.update(fields);
+  journal_().write("ended", std::move(event));
+  read_journal();
+}
+
+bool Claims::close_if_lost(const std::string& id) {
+  const fs::path folder = trial_folder(sweep_folder_, id);
+  const int last = last_attempt(folder);
+  if (last == 0) return false;
+  const auto owner = owner_of(folder, last);
+  if (!owner || owner->launch == me_.launch) return false;
+  know_about(id, last);
+  if (history_.ending_of(id, last) != nullptr) return false;
+  if (!owner->launch.empty() && life_of(*owner, me_) != Life::gone) return false;
+  if (store::is_valid_trial(folder / "trial.h5", id)) {
+    const std::string found = store::read_trial(folder / "trial.h5").state;
+    journal_().write("ended",
+                     {{"trial", id}, {"attempt", last}, {"launch", me_.launch}, {"state", found}, {"reason", ""}, {"seconds", 0.0}, {"final", true}});
+    read_journal();
+  } else {
+    close(id, last, *owner);
+  }
+  return true;
+}
+
+Claim Claims::look(const std::string& id, bool alone) {
+  const fs::path folder = trial_folder(sweep_folder_, id);
+  const int last = last_attempt(folder);
+  if (last == 0) return {Claim::Result::open, 1, ""};
+  const auto owner = owner_of(folder, last);
+  if (!owner || owner->launch == me_.launch) return {Claim::Result::taken, last, ""};
+  if (!close_if_lost(id) && history_.ending_of(id, last) == nullptr) return {Claim::Result::taken, last, ""};
+  if (store::is_valid_trial(folder / "trial.h5", id)) return {Claim::Result::ended, last, store::read_trial(folder / "trial.h5").state};
+  const store::TrialStatus& status = history_.status_of(id);
+  // One that was finished by the journal, but whose file is gone or damaged, runs again.
+  const bool has_lost_its_file = status.state == "done" || status.state == "diverged";
+  if (!has_lost_its_file && needs_no_attempt(status, retries_)) return {Claim::Result::ended, last, status.state};
+  if (status.suspect && !alone) return {Claim::Result::suspect, last, ""};
+  return {Claim::Result::open, last + 1, ""};
+}
+
+Claim Claims::try_claim(const std::string& id, bool alone) {
+  Claim claim = look(id, alone);
   if (claim.result != Claim::Result::open) return claim;
-  claim.result = make_attempt(trial_folder(sweep_folder, id), claim.attempt, me) ? Claim::Result::claimed : Claim::Result::taken;
-  if (claim.result == Claim::Result::claimed && !claim.crash.empty())
-    journal.write("ended", {{"trial", id}, {"attempt", claim.attempt - 1}, {"state", "crashed"}, {"reason", claim.crash}, {"seconds", 0.0}});
+  claim.result = make_attempt(trial_folder(sweep_folder_, id), claim.attempt, me_) ? Claim::Result::claimed : Claim::Result::taken;
   return claim;
+}
+
+Claim Claims::claim_again(const std::string& id, int ended_attempt) {
+  const bool made = make_attempt(trial_folder(sweep_folder_, id), ended_attempt + 1, me_);
+  return {made ? Claim::Result::claimed : Claim::Result::taken, ended_attempt + 1, ""};
 }
 
 }  // namespace moesweep::launch

@@ -1,21 +1,25 @@
 // Claims: who runs which attempt of a trial. One folder made per attempt, at once and with its owner inside, so that two never hold the same.
 #pragma once
 
+#include <chrono>
 #include <filesystem>
+#include <functional>
 #include <optional>
 #include <string>
 
+#include "history.hpp"
 #include "moesweep/store/journal.hpp"
 #include "process.hpp"
 
 namespace moesweep::launch {
 
 struct Claim {
-  enum class Result { open, claimed, taken, ended };
+  /// open: an attempt could be made. taken: somebody who lives, or of whom that cannot be found out, runs it. suspect: its next attempt has to run
+  /// alone, which was not offered. ended: it needs no further attempt.
+  enum class Result { open, claimed, taken, suspect, ended };
   Result result = Result::taken;
   int attempt = 0;
   std::string state;  ///< of an ended trial
-  std::string crash;  ///< how the attempt before was lost; empty when it was not
 };
 
 /// Number of the last attempt made, 0 when there is none.
@@ -30,11 +34,39 @@ std::string last_collectives(const std::filesystem::path& trial_folder, int atte
 /// be read: then somebody may well hold it.
 std::optional<Owner> owner_of(const std::filesystem::path& trial_folder, int attempt);
 
-/// Tries to get the trial's next attempt for `me`. `taken`: somebody who lives, or of whom that cannot be found out, runs it. `ended`: it needs
-/// no further attempt. An attempt whose owner is gone is closed in `journal`: by the state of the valid trial.h5 that it left, else as crashed.
-Claim try_claim(const std::filesystem::path& sweep_folder, const std::string& id, const Owner& me, store::JournalWriter& journal);
+/// Takes the owner's name off an attempt that its own launch could not go on with: it is nobody's, and counts against nobody. Needs no disk space.
+void give_back(const std::filesystem::path& trial_folder, int attempt);
 
-/// The same without making the attempt: `open` where `try_claim` would try it.
-Claim look_at_claim(const std::filesystem::path& sweep_folder, const std::string& id, const Owner& me, store::JournalWriter& journal);
+/// Makes claims for one process. Keeps what the journal said, so that it is read again only where that cannot be enough.
+class Claims {
+ public:
+  /// `journal` gives the process's own writer, when there is something to write.
+  Claims(std::filesystem::path sweep_folder, Owner me, const Retries& retries, std::function<store::JournalWriter&()> journal);
+
+  /// Tries to get the trial's next attempt. An attempt whose owner is gone is closed in the journal: by the state of the valid trial.h5 that it
+  /// left, else by `judge`. `alone`: nothing else runs in this launch meanwhile, so that a suspect may run.
+  Claim try_claim(const std::string& id, bool alone = true);
+  /// The same without making the attempt: `open` where `try_claim` would try it.
+  Claim look(const std::string& id, bool alone = true);
+  /// Makes the attempt after one that this process has just ended itself.
+  Claim claim_again(const std::string& id, int ended_attempt);
+  /// Closes the trial's last attempt if it is open and its owner is gone. Gives whether the owner was gone.
+  bool close_if_lost(const std::string& id);
+  /// As the journal told when it was last read.
+  const History& history() const { return history_; }
+  void read_journal();
+
+ private:
+  /// Makes sure that the history is not older than needed to know how the attempt ended.
+  void know_about(const std::string& id, int attempt);
+  void close(const std::string& id, int attempt, const Owner& owner);
+
+  std::filesystem::path sweep_folder_;
+  Owner me_;
+  Retries retries_;
+  std::function<store::JournalWriter&()> journal_;
+  History history_;
+  std::optional<std::chrono::steady_clock::time_point> read_at_;
+};
 
 }  // namespace moesweep::launch

@@ -2,6 +2,7 @@
 #include "process.hpp"
 
 #include <fcntl.h>
+#include <fmt/core.h>
 #include <poll.h>
 #include <signal.h>
 #include <spawn.h>
@@ -9,14 +10,18 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cctype>
 #include <chrono>
 #include <cstdlib>
+#include <ctime>
 #include <fstream>
+#include <iomanip>
 #include <map>
 #include <sstream>
 
 #include "moesweep/core/hash.hpp"
+#include "moesweep/core/text.hpp"
 #include "moesweep/launch/command.hpp"
 #include "moesweep/launch/provenance.hpp"
 
@@ -65,35 +70,50 @@ bool is_number(const std::string& text) {
   return !text.empty() && std::ranges::all_of(text, [](unsigned char c) { return std::isdigit(c) != 0; });
 }
 
-/// Whether Slurm knows the job's step as running; asked once a minute per step.
-Life life_in_slurm(const Owner& owner) {
+/// What Slurm says of a job's step.
+struct InQueue {
+  Life life = Life::unknown;
+  std::string job_state;  ///< of the job as squeue names it; empty when it is not listed (any more)
+};
+
+/// Asked once a minute per step.
+InQueue in_queue(const Owner& owner) {
   struct Answer {
     std::chrono::steady_clock::time_point when;
-    Life life;
+    InQueue found;
   };
   static std::map<std::string, Answer> answers;  // launch asks from one thread
   const std::string step = owner.slurm_job + "." + owner.slurm_step;
   const auto now = std::chrono::steady_clock::now();
-  if (const auto known = answers.find(step); known != answers.end() && now - known->second.when < std::chrono::minutes(1)) return known->second.life;
-  Life life = Life::unknown;
+  if (const auto known = answers.find(step); known != answers.end() && now - known->second.when < std::chrono::minutes(1)) return known->second.found;
+  InQueue found;
   if (const auto jobs = output_of({"squeue", "-h", "-t", "all", "-o", "%A %T"}, 20)) {
     // The whole queue is asked for, since an unknown job id is an error like any other.
-    life = Life::gone;
+    found.life = Life::gone;
     std::istringstream lines(*jobs);
     for (std::string id, state; lines >> id >> state;)
-      if (id == owner.slurm_job && (state == "RUNNING" || state == "COMPLETING" || state == "SUSPENDED" || state == "STOPPED")) life = Life::alive;
-    if (life == Life::alive && is_number(owner.slurm_step)) {
+      if (id == owner.slurm_job) {
+        found.job_state = state;
+        if (state == "RUNNING" || state == "COMPLETING" || state == "SUSPENDED" || state == "STOPPED") found.life = Life::alive;
+      }
+    if (found.life == Life::alive && is_number(owner.slurm_step)) {
       const auto steps = output_of({"squeue", "-h", "-s", "-j", owner.slurm_job, "-o", "%i"}, 20);
       if (steps) {
         std::istringstream names(*steps);
-        life = Life::gone;
+        found.life = Life::gone;
         for (std::string name; names >> name;)
-          if (name.ends_with("." + owner.slurm_step)) life = Life::alive;
+          if (name.ends_with("." + owner.slurm_step)) found.life = Life::alive;
       }
     }
   }
-  answers[step] = {now, life};
-  return life;
+  answers[step] = {now, found};
+  return found;
+}
+
+/// The very machine, started anew since. Two machines of one name that share a disk differ in their ids.
+bool was_started_anew(const Owner& owner, const Owner& me) {
+  const bool here = owner.host == me.host && !owner.machine.empty() && owner.machine == me.machine;
+  return here && owner.boot.substr(0, owner.boot.find(' ')) != me.boot.substr(0, me.boot.find(' '));
 }
 
 }  // namespace
@@ -119,6 +139,14 @@ Owner Owner::of_json(const Json& json) {
   return owner;
 }
 
+std::string new_launch_id() {
+  static std::atomic<int> made{0};
+  std::string id;
+  for (const char c : utc_now() + "-" + host_name())
+    if (std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '-') id += c;
+  return fmt::format("{}-{}-{}", id, ::getpid(), made++);
+}
+
 Owner this_process(const std::string& launch, const std::string& writer) {
   Owner owner;
   owner.launch = launch;
@@ -142,11 +170,41 @@ Life life_of(const Owner& owner, const Owner& me) {
   }
   if (is_number(owner.slurm_job)) {
     if (owner.slurm_job == me.slurm_job && owner.slurm_restarts != me.slurm_restarts) return Life::gone;  // before our job was requeued
-    if (const Life life = life_in_slurm(owner); life != Life::unknown) return life;
+    if (const Life life = in_queue(owner).life; life != Life::unknown) return life;
   }
-  // Started anew since. Two machines of one name that share a disk differ in their ids.
-  const bool here = owner.host == me.host && !owner.machine.empty() && owner.machine == me.machine;
-  return here && owner.boot.substr(0, owner.boot.find(' ')) != me.boot.substr(0, me.boot.find(' ')) ? Life::gone : Life::unknown;
+  return was_started_anew(owner, me) ? Life::gone : Life::unknown;
+}
+
+std::string ended_from_outside(const Owner& owner, const Owner& me) {
+  if (was_started_anew(owner, me)) return fmt::format("its machine {} was started anew", owner.host);
+  if (!is_number(owner.slurm_job)) return "";
+  if (owner.slurm_job == me.slurm_job)
+    return owner.slurm_restarts != me.slurm_restarts ? fmt::format("its Slurm job {} was requeued", owner.slurm_job) : "";
+  const InQueue found = in_queue(owner);
+  if (found.life == Life::unknown || found.job_state == "RUNNING") return "";
+  // A step that dies by itself is started again by its job, which is there then.
+  return found.job_state.empty() ? fmt::format("its Slurm job {} is over", owner.slurm_job)
+                                 : fmt::format("its Slurm job {} is {}", owner.slurm_job, found.job_state);
+}
+
+std::optional<double> slurm_seconds_left() {
+  const std::string job = environment("SLURM_JOB_ID");
+  if (!is_number(job)) return std::nullopt;
+  std::time_t end = 0;
+  if (const std::string told = environment("SLURM_JOB_END_TIME"); is_number(told)) {
+    end = std::atoll(told.c_str());
+  } else if (const auto said = output_of({"squeue", "-h", "-j", job, "-o", "%e"}, 20)) {
+    std::tm when{};
+    std::istringstream text(*said);
+    text >> std::get_time(&when, "%Y-%m-%dT%H:%M:%S");  // local time
+    if (!text) return std::nullopt;                     // "NONE", "N/A"
+    when.tm_isdst = -1;
+    end = std::mktime(&when);
+  }
+  if (end <= 0) return std::nullopt;
+  constexpr double kMoment = 60, kShare = 0.1;
+  const double left = std::difftime(end, std::time(nullptr));
+  return left - std::min(kMoment, kShare * left);
 }
 
 std::optional<std::string> output_of(const std::vector<std::string>& command, double timeout_seconds) {

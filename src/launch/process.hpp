@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include "moesweep/core/json.hpp"
@@ -22,6 +23,9 @@ struct Owner {
   static Owner of_json(const Json& json);
 };
 
+/// A name for a launch that no other has: time, host, process, and how many launches this process made before.
+std::string new_launch_id();
+
 /// This process as an owner.
 Owner this_process(const std::string& launch, const std::string& writer);
 
@@ -30,5 +34,12 @@ enum class Life { alive, gone, unknown };
 /// Whether the owner still lives, seen from `me`: by launch, process id, Slurm, or a reboot of this very machine since. `unknown` when it
 /// cannot be asked from here.
 Life life_of(const Owner& owner, const Owner& me);
+
+/// Of an owner that is gone: why its step ended from outside (its job was requeued, ran out of time, lost its node, or its machine was started anew),
+/// or nothing when the step died by itself, as far as can be told.
+std::string ended_from_outside(const Owner& owner, const Owner& me);
+
+/// Seconds until Slurm ends this job, less a moment to end in; nothing outside a job, without a limit, or when Slurm cannot be asked.
+std::optional<double> slurm_seconds_left();
 
 }  // namespace moesweep::launch

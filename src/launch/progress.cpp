@@ -12,7 +12,6 @@
 
 #include "moesweep/core/log.hpp"
 #include "moesweep/core/text.hpp"
-#include "moesweep/launch/status.hpp"
 #include "moesweep/store/journal.hpp"
 
 namespace moesweep::launch {
@@ -21,7 +20,7 @@ namespace {
 
 double now_seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
-bool is_ended(const std::string& state) { return is_final(state) || state == "skipped"; }
+bool is_ended(const store::TrialStatus& status) { return status.final || status.state == "skipped"; }
 
 }  // namespace
 
@@ -84,7 +83,7 @@ void Progress::show(bool last) {
   std::size_t ended = 0, running = 0;
   for (const std::string& id : ids_)
     if (const auto found = states.find(id); found != states.end()) {
-      ended += is_ended(found->second.state) ? 1 : 0;
+      ended += is_ended(found->second) ? 1 : 0;
       running += found->second.state == "running" ? 1 : 0;
     }
   if (first_) ended_at_start_ = ended;

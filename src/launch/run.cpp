@@ -2,16 +2,20 @@
 #include "moesweep/launch/run.hpp"
 
 #include <fmt/core.h>
-#include <unistd.h>
+#include <sys/resource.h>
 
 #include <algorithm>
-#include <cctype>
+#include <cerrno>
+#include <chrono>
 #include <cmath>
 #include <csignal>
+#include <cstring>
 #include <optional>
 #include <set>
+#include <utility>
 
 #include "attempt.hpp"
+#include "board.hpp"
 #include "claim.hpp"
 #include "moesweep/comm/watchdog.hpp"
 #include "moesweep/core/error.hpp"
@@ -29,14 +33,9 @@ namespace fs = std::filesystem;
 
 namespace {
 
-/// A name for this launch that no other has: time, host, process, and how many launches this process made before.
-std::string new_launch_id() {
-  static std::atomic<int> made{0};
-  std::string id;
-  for (const char c : utc_now() + "-" + host_name())
-    if (std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '-') id += c;
-  return fmt::format("{}-{}-{}", id, ::getpid(), made++);
-}
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
 /// Everything that the ranks of one launch share.
 class Launch {
@@ -50,23 +49,28 @@ class Launch {
     std::vector<plan::Job> jobs;
     choose(closed, jobs);
     Outcome outcome;
-    if (jobs_trial_.empty()) {
+    if (jobs_trial_.empty() && suspects_.empty()) {
       if (world_.rank() == 0)
         log::info(
             fmt::format("nothing to do: all {} trials of {} have ended", sweep_.trials.size() - sweep_.passed_over.size(), options_.folder.string()));
     } else {
       if (world_.rank() == 0)
-        log::info(fmt::format("{}: {} of {} trials to run on {} rank{}, folder {}", sweep_.name, jobs_trial_.size(), sweep_.trials.size(),
-                              world_.size(), world_.size() == 1 ? "" : "s", options_.folder.string()));
+        log::info(fmt::format("{}: {} of {} trials to run on {} rank{}, folder {}", sweep_.name, jobs_trial_.size() + suspects_.size(),
+                              sweep_.trials.size(), world_.size(), world_.size() == 1 ? "" : "s", options_.folder.string()));
       std::optional<Progress> progress;
-      if (world_.rank() == 0 && options_.show_progress) progress.emplace(options_.folder, ids_of_jobs(), display_);
+      if (world_.rank() == 0 && options_.show_progress) progress.emplace(options_.folder, ids_to_run(), display_);
       try {
         const comm::Communicator everyone = world_.duplicate();
-        work(everyone, plan::Scheduler(jobs, {0, world_.size()}));
+        work(everyone, plan::Scheduler(jobs, {0, world_.size()}, salt()), jobs_trial_, false);
+        work_alone(everyone);
         // Ranks without work wait here for as long as the others train.
         comm::watchdog::set_timeout(kNoTimeout);
         outcome.ran = world_.sum(ran_, "end of the sweep");
         outcome.stopped = world_.maximum(stopped_ ? 1 : 0, "end of the sweep") != 0;
+        outcome.gave_up = world_.maximum(gave_up_ ? 1 : 0, "end of the sweep") != 0;
+        outcome.dispatch.claims_tried = world_.sum(dispatch_.claims_tried, "end of the sweep");
+        outcome.dispatch.claims_made = world_.sum(dispatch_.claims_made, "end of the sweep");
+        outcome.dispatch.seconds = 1e-6 * static_cast<double>(world_.sum(std::llround(1e6 * dispatch_.seconds), "end of the sweep"));
       } catch (const std::exception& error) {
         if (world_.size() == 1) throw;
         const auto* known = dynamic_cast<const Error*>(&error);
@@ -76,13 +80,16 @@ class Launch {
     }
     comm::watchdog::set_timeout(kNoTimeout);
     tell_states(outcome);
+    if (world_.rank() == 0 && outcome.dispatch.claims_made > 0)
+      log::debug(fmt::format("dispatch: {:.3f} ms a trial, {:.2f} claims tried a trial", 1e3 * outcome.dispatch.seconds_per_claim(),
+                             outcome.dispatch.tried_per_claim()));
     return outcome;
   }
 
  private:
   static constexpr double kNoTimeout = 1e9;  // seconds
 
-  /// Rank 0 makes the folder and reads the journal; every rank learns the launch's name, the data's digests, the states and the layouts.
+  /// Rank 0 makes the folder, reads the journal and closes what died; every rank learns the launch's name and where each trial stands.
   void prepare() {
     std::string told;
     const Json hosts = machines_of(world_);
@@ -94,37 +101,68 @@ class Launch {
           facts["start"] = utc_now();
           const auto digest = [&](const data::DataConfig& config) { return sources_.of(config).digest(); };
           const SweepPlan plan = prepare_folder(options_.folder, sweep_, facts, digest, options_.layout_given);
-          std::map<std::string, const PlannedTrial*> planned;
-          for (const PlannedTrial& trial : plan.trials) planned[trial.id] = &trial;
-          std::size_t kept = 0;
-          const auto states = store::fold(store::read_journal(options_.folder));
-          Json trials = Json::array();
-          for (const spec::Trial& trial : sweep_.trials) {
-            const auto known = states.find(trial.id);
-            const PlannedTrial& mine = *planned.at(trial.id);
-            const train::ParallelConfig &layout = mine.config.parallel, &wish = trial.config.parallel;
-            kept += layout.expert != wish.expert || layout.data != wish.data ? 1 : 0;
-            trials.push_back({mine.data_digest, known == states.end() ? "pending" : known->second.state,
-                              Json::array({layout.expert, layout.data, layout.threads})});
-          }
-          if (kept > 0)
-            log::info(fmt::format("{} trials keep the gang layout that plan.json has for them; parallel.* on the command line changes it", kept));
-          told = Json{{"launch", new_launch_id()}, {"trials", std::move(trials)}}.dump();
+          launch_ = new_launch_id();
+          be_somebody();
+          told = what_is_known(plan).dump();
         },
         "preparation of the sweep folder");
     const Json known = Json::parse(world_.broadcast(told, 0, "preparation of the sweep folder"));
     launch_ = known["launch"];
+    if (world_.rank() != 0) be_somebody();
     for (std::size_t i = 0; i < sweep_.trials.size(); ++i) {
       const Json& trial = known["trials"][i];
-      digests_.push_back(trial[0]);
-      states_.push_back(trial[1]);
+      known_.push_back({trial[0], trial[1], trial[3], trial[4], trial[5], trial[6]});
       train::ParallelConfig& layout = sweep_.trials[i].config.parallel;
       layout.expert = trial[2][0];
       layout.data = trial[2][1];
       layout.threads = trial[2][2];
     }
+    board_.emplace(options_.folder, known["board"].get<std::int64_t>());
+    pace_ = known["pace"];
+    if (!known["seconds_left"].is_null()) {
+      whole_seconds_ = known["seconds_left"];
+      deadline_ = Clock::now() + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(whole_seconds_));
+    }
+  }
+
+  void be_somebody() {
     writer_ = fmt::format("r{}", world_.rank());
     me_ = this_process(launch_, writer_);
+    claims_.emplace(options_.folder, me_, options_.limits.retries, [this]() -> store::JournalWriter& { return journal(); });
+  }
+
+  /// On rank 0.
+  Json what_is_known(const SweepPlan& plan) {
+    std::map<std::string, const PlannedTrial*> planned;
+    for (const PlannedTrial& trial : plan.trials) planned[trial.id] = &trial;
+    claims_->read_journal();
+    for (const spec::Trial& trial : sweep_.trials)
+      if (claims_->history().status_of(trial.id).state == "running") claims_->close_if_lost(trial.id);
+    std::size_t kept = 0;
+    double estimated = 0, taken = 0;
+    Json trials = Json::array();
+    for (const spec::Trial& trial : sweep_.trials) {
+      const store::TrialStatus& status = claims_->history().status_of(trial.id);
+      const PlannedTrial& mine = *planned.at(trial.id);
+      const train::ParallelConfig &layout = mine.config.parallel, &wish = trial.config.parallel;
+      kept += layout.expert != wish.expert || layout.data != wish.data ? 1 : 0;
+      const auto steps = static_cast<double>(std::max<std::int64_t>(1, trial.config.steps()));
+      const double left = status.state == "preempted" ? std::clamp(1.0 - static_cast<double>(status.step) / steps, 0.0, 1.0) : 1.0;
+      trials.push_back({mine.data_digest, status.state, Json::array({layout.expert, layout.data, layout.threads}),
+                        needs_no_attempt(status, options_.limits.retries), status.suspect, mine.cost.seconds, left});
+      if (status.state == "done" && status.seconds > 0) {
+        estimated += mine.cost.seconds;
+        taken += status.seconds;
+      }
+    }
+    if (kept > 0)
+      log::info(fmt::format("{} trials keep the gang layout that plan.json has for them; parallel.* on the command line changes it", kept));
+    const auto left = options_.limits.deadline_seconds ? options_.limits.deadline_seconds : slurm_seconds_left();
+    return {{"launch", launch_},
+            {"trials", std::move(trials)},
+            {"board", Board::length(options_.folder)},
+            {"pace", estimated > 0 ? taken / estimated : 1.0},
+            {"seconds_left", left ? Json(std::max(0.0, *left)) : Json()}};
   }
 
   /// Which trials need no attempt: failed ones by the journal, finished ones by their file, whatever the journal says. Ranks share the reading.
@@ -135,15 +173,17 @@ class Launch {
         [&] {
           for (std::size_t i = rank; i < sweep_.trials.size(); i += ranks) {
             const std::string& id = sweep_.trials[i].id;
-            const bool has_file = states_[i] == "done" || states_[i] == "diverged" || fs::exists(trial_file(options_.folder, id));
-            bool closed = is_final(states_[i]) && !has_file;
+            const bool has_file = known_[i].state == "done" || known_[i].state == "diverged" || fs::exists(trial_file(options_.folder, id));
+            bool closed = known_[i].closed && !has_file;
             if (has_file && store::is_valid_trial(trial_file(options_.folder, id), id)) {
               closed = true;
               drop_checkpoint(i);
               // It was published, and its writer died before the journal's line.
-              if (!is_final(states_[i]))
+              if (known_[i].state != "done" && known_[i].state != "diverged")
                 journal().write("ended", {{"trial", id},
                                           {"attempt", last_attempt(trial_folder(options_.folder, id))},
+                                          {"launch", launch_},
+                                          {"final", true},
                                           {"state", store::read_trial(trial_file(options_.folder, id)).state},
                                           {"reason", ""},
                                           {"seconds", 0.0}});
@@ -163,10 +203,8 @@ class Launch {
   /// The jobs of this launch: open trials that fit into this world. Those that do not are journaled as skipped.
   void choose(const std::vector<char>& closed, std::vector<plan::Job>& jobs) {
     std::vector<plan::Job> all;
-    for (const spec::Trial& trial : sweep_.trials) {
-      const plan::TrialCost cost = plan::cost_of(trial.config);
-      all.push_back({trial.id, cost.ranks, cost.seconds, true});
-    }
+    for (std::size_t i = 0; i < sweep_.trials.size(); ++i)
+      all.push_back({sweep_.trials[i].id, sweep_.trials[i].config.ranks(), known_[i].seconds, true});
     const auto shards = plan::shards_of(all, options_.shard.count);
     std::set<std::size_t> skipped;
     world_.agree(
@@ -176,65 +214,115 @@ class Launch {
             skipped.insert(skip.job);
             if (world_.rank() != 0) continue;
             log::warning(fmt::format("trial {} is skipped: it {}", all[skip.job].id, skip.reason));
-            journal().write("ended", {{"trial", all[skip.job].id}, {"attempt", 0}, {"state", "skipped"}, {"reason", skip.reason}, {"seconds", 0.0}});
+            journal().write(
+                "ended",
+                {{"trial", all[skip.job].id}, {"attempt", 0}, {"launch", launch_}, {"state", "skipped"}, {"reason", skip.reason}, {"seconds", 0.0}});
           }
         },
         "journal of skipped trials");
     for (std::size_t i = 0; i < all.size(); ++i) {
       if (closed[i] != 0 || skipped.contains(i) || passed_over(i)) continue;
       all[i].preferred = shards[i] == options_.shard.index;
-      jobs.push_back(all[i]);
-      jobs_trial_.push_back(i);
+      all[i].seconds *= known_[i].left;  // shards are those of whole trials, the same for every launch
+      if (known_[i].suspect) {
+        suspects_.insert(i);
+      } else {
+        jobs.push_back(all[i]);
+        jobs_trial_.push_back(i);
+      }
     }
+    all_jobs_ = std::move(all);
   }
 
-  /// One block of ranks, until nothing is left that fits. The leader claims; the others follow its events, so all know the same.
-  void work(const comm::Communicator& block, plan::Scheduler scheduler) {
+  /// One block of ranks, until nothing is left that fits. The leader decides and claims; the others do as it says.
+  void work(const comm::Communicator& block, plan::Scheduler scheduler, const std::vector<std::size_t>& trial_of_job, bool alone) {
+    std::map<std::string, std::size_t> job_of;
+    if (block.rank() == 0)
+      for (std::size_t job = 0; job < trial_of_job.size(); ++job) job_of[sweep_.trials[trial_of_job[job]].id] = job;
+    std::vector<std::size_t> closed;       // by the leader, since the others were told last
+    std::map<std::size_t, int> once_more;  // jobs whose attempt of that number has just ended here, with a budget for another
+    const auto close = [&](std::size_t job, bool lost = false) {
+      if (lost) scheduler.on(plan::Lost{job});
+      else scheduler.on(plan::Taken{job});
+      closed.emplace_back(job, lost);
+    };
     for (;;) {
-      Json order = {{"closed", Json::array()}, {"attempt", 0}, {"stop", false}};
+      Json order = {{"attempt", 0}, {"stop", false}, {"split", false}};
+      plan::TimeLeft time;
       if (block.rank() == 0) {
+        const auto begun = Clock::now();
+        for (const std::string& id : board_->new_claims())
+          if (const auto known = job_of.find(id); known != job_of.end() && !mine_.contains(id)) close(known->second);
         for (;;) {
-          const plan::Decision decision = scheduler.next();
+          if (has_given_up()) {
+            order["stop"] = gave_up_ = true;
+            break;
+          }
+          time = time_left();
+          const plan::Decision decision = scheduler.next(time);
+          if (std::holds_alternative<plan::Split>(decision)) {
+            order["split"] = true;
+            break;
+          }
           const auto* run = std::get_if<plan::Run>(&decision);
-          if (run == nullptr) break;
+          if (run == nullptr) {
+            order["stop"] = std::get<plan::Finish>(decision).no_time;
+            break;
+          }
           // A stop counts only when it leaves something undone.
-          const std::size_t trial = jobs_trial_[run->job];
+          const std::size_t trial = trial_of_job[run->job];
+          const std::string& id = sweep_.trials[trial].id;
           const bool stop = options_.stop != nullptr && options_.stop->load();
-          const Claim claim = stop ? look_at_claim(options_.folder, sweep_.trials[trial].id, me_, journal())
-                                   : try_claim(options_.folder, sweep_.trials[trial].id, me_, journal());
+          const auto again = once_more.find(run->job);
+          Claim claim;
+          if (again == once_more.end()) claim = stop ? claims_->look(id, alone) : claims_->try_claim(id, alone);
+          else if (stop) claim.result = Claim::Result::open;
+          else claim = claims_->claim_again(id, again->second);
+          ++dispatch_.claims_tried;
           if (claim.result == Claim::Result::open) {
             order["stop"] = true;
             break;
           }
           if (claim.result == Claim::Result::claimed) {
+            ++dispatch_.claims_made;
+            mine_.insert(id);
+            board_->claimed(id);
             order["attempt"] = claim.attempt;
+            order["run"] = run->job;
             break;
           }
+          if (claim.result == Claim::Result::suspect) suspects_.insert(trial);
           if (claim.result == Claim::Result::ended && (claim.state == "done" || claim.state == "diverged")) drop_checkpoint(trial);
-          order["closed"].push_back(run->job);
-          scheduler.on(plan::Taken{run->job});
+          close(run->job, claim.result == Claim::Result::taken);
         }
+        order["closed"] = std::exchange(closed, {});
+        if (std::isfinite(time.seconds)) order["time"] = {time.seconds, time.whole, time.pace};
+        dispatch_.seconds += seconds_since(begun);
       }
       order = Json::parse(block.broadcast(order.dump(), 0, "what the block does next"));
       if (block.rank() != 0)
-        for (const Json& job : order["closed"]) scheduler.on(plan::Taken{job.get<std::size_t>()});
+        for (const Json& job : order["closed"]) close(job[0].get<std::size_t>(), job[1].get<bool>());
       if (order["stop"].get<bool>()) {
         stopped_ = true;
         return;
       }
-      const plan::Decision decision = scheduler.next();
-      if (const auto* run = std::get_if<plan::Run>(&decision)) {
-        const bool preempted = run_trial(block, jobs_trial_[run->job], order["attempt"].get<int>()) == "preempted";
-        scheduler.on(plan::Ended{run->job});
-        if (preempted) {
+      if (order.contains("run")) {
+        const auto job = order["run"].get<std::size_t>();
+        const Ran ran = run_trial(block, trial_of_job[job], order["attempt"].get<int>());
+        if (ran.state == "preempted") {
           stopped_ = true;
           return;
         }
-      } else if (const auto* split = std::get_if<plan::Split>(&decision)) {
+        if (block.rank() != 0) continue;
+        if (ran.once_more) once_more[job] = order["attempt"].get<int>();
+        else close(job);
+      } else if (order["split"].get<bool>()) {
+        if (order.contains("time")) time = {order["time"][0], order["time"][1], order["time"][2]};
+        const auto parts = std::get<plan::Split>(scheduler.next(time)).parts;
         const std::int64_t here = scheduler.block().first + block.rank();
-        const auto part = std::ranges::find_if(split->parts, [&](const plan::Block& p) { return here >= p.first && here < p.first + p.ranks; });
-        const auto ranks = block.split(static_cast<int>(part - split->parts.begin()));
-        work(*ranks, scheduler.part(*part));
+        const auto part = std::ranges::find_if(parts, [&](const plan::Block& p) { return here >= p.first && here < p.first + p.ranks; });
+        const auto ranks = block.split(static_cast<int>(part - parts.begin()));
+        work(*ranks, scheduler.part(*part), trial_of_job, alone);
         return;
       } else {
         return;
@@ -242,7 +330,47 @@ class Launch {
     }
   }
 
-  std::string run_trial(const comm::Communicator& gang, std::size_t index, int attempt) {
+  /// Suspects, one after the other, each with nothing else running in this launch: when the step dies, it was that trial.
+  void work_alone(const comm::Communicator& everyone) {
+    comm::watchdog::set_timeout(kNoTimeout);
+    Json mine = Json::array();
+    for (const std::size_t trial : suspects_) mine.push_back(trial);
+    for (const std::string& text : everyone.all_gather(mine.dump(), "suspects"))
+      for (const Json& trial : Json::parse(text)) suspects_.insert(trial.get<std::size_t>());
+    for (const std::size_t trial : suspects_) {
+      if (everyone.maximum(stopped_ || gave_up_ ? 1 : 0, "before a suspect") != 0) {
+        stopped_ = true;
+        return;
+      }
+      if (everyone.rank() == 0) log::info(fmt::format("trial {} runs alone: it was open when its step died", sweep_.trials[trial].id));
+      const plan::Job job = all_jobs_[trial];
+      work(everyone, plan::Scheduler({&job, 1}, {0, everyone.size()}), {trial}, true);
+      comm::watchdog::set_timeout(kNoTimeout);
+    }
+  }
+
+  /// Too many trials failed since this launch began, in whatever launch.
+  bool has_given_up() {
+    const auto& limits = options_.limits;
+    if (!limits.fail_fast && !limits.max_failures) return false;
+    return board_->failures() > (limits.fail_fast ? 0 : *limits.max_failures);
+  }
+
+  /// Another number for each launch, so that launches that share a folder part sooner.
+  std::uint64_t salt() const { return std::hash<std::string>()(launch_); }
+
+  plan::TimeLeft time_left() const {
+    if (!deadline_) return {};
+    return {std::chrono::duration<double>(*deadline_ - Clock::now()).count(), whole_seconds_, pace_};
+  }
+
+  /// How an attempt ended here, and on the leader whether the trial is tried again at once.
+  struct Ran {
+    std::string state;
+    bool once_more = false;
+  };
+
+  Ran run_trial(const comm::Communicator& gang, std::size_t index, int attempt) {
     const spec::Trial& trial = sweep_.trials[index];
     const bool leader = gang.rank() == 0;
     const auto keyed = [&](Json fields) {
@@ -250,8 +378,25 @@ class Launch {
       event.update(fields);
       return event;
     };
-    const auto ended = [&](const Ending& ending) {
-      journal().write("ended", keyed({{"state", ending.state}, {"reason", ending.reason}, {"seconds", ending.seconds}}));
+    // From the thread of the failure, on a rank of the gang that may not lead: a file of its own, and the charges as the journal has them.
+    const auto culprit = [this, id = trial.id, attempt](const Ending& ending) {
+      try {
+        const History history(store::read_journal(options_.folder));
+        const bool last = options_.limits.retries.exhausted(history.status_of(id), ending.state);
+        store::JournalWriter(options_.folder, launch_, writer_ + "-culprit")
+            .write("ended", {{"trial", id},
+                             {"attempt", attempt},
+                             {"launch", launch_},
+                             {"culprit", true},
+                             {"state", ending.state},
+                             {"reason", ending.reason},
+                             {"seconds", ending.seconds},
+                             {"charged", true},
+                             {"final", last}});
+        if (last) board_->failed(id);
+      } catch (const std::exception& error) {
+        log::warning(fmt::format("the failure of trial {} is not in the journal: {}", id, error.what()));
+      }
     };
     if (leader) journal().write("started", keyed({{"ranks", gang.size()}, {"first_rank", world_.rank()}, {"owner", me_.json()}}));
     const struct Unwatched {
@@ -265,7 +410,19 @@ class Launch {
       } catch (const std::exception&) {
       }
     });
-    AttemptContext context{runner_, options_, sources_, digests_[index], {{"launch", launch_}, {"attempt", attempt}}, nullptr, ended};
+    AttemptContext context{runner_, options_, sources_, known_[index].digest, {{"launch", launch_}, {"attempt", attempt}}, {}, {}, {},
+                           {},      {},       culprit};
+    context.deadline = deadline_;
+    context.before_step = hook_of(options_.faults, index, trial.id, attempt, gang.rank());
+    if (options_.limits.fail_fast) context.give_up = [this] { return has_given_up(); };
+    context.on_stopping = [this](const std::string& why) {
+      try {
+        store::JournalWriter(options_.folder, launch_, writer_ + "-stop").write("stopping", {{"launch", launch_}, {"why", why}});
+      } catch (const std::exception&) {
+        // What it would have said is that a killed attempt was not at fault: it may then count against its trial.
+      }
+    };
+    context.on_failed_files = [&] { give_back(trial_folder(options_.folder, trial.id), attempt); };
     context.on_progress = [&](const train::StepReport& report) {
       Json fields = {{"step", report.step}, {"steps", report.steps}, {"tokens_per_second", report.tokens_per_second}};
       if (std::isfinite(report.loss)) fields["loss"] = report.loss;
@@ -275,9 +432,12 @@ class Launch {
     comm::watchdog::record_in(collective_file(folder, attempt, gang.rank()));
     const Ending ending = attempt_trial(trial.id, trial.config, folder, gang, context);
     comm::watchdog::record_in({});
-    if (!leader) return ending.state;
+    if (!leader) return {ending.state, false};
     ++ran_;
-    Json fields = {{"state", ending.state}, {"reason", ending.reason}, {"seconds", ending.seconds}};
+    const bool failed = ending.state != "done" && ending.state != "preempted";
+    const bool last = ending.state == "done" || (failed && options_.limits.retries.exhausted(claims_->history().status_of(trial.id), ending.state));
+    Json fields = {{"launch", launch_},         {"state", ending.state}, {"reason", ending.reason},
+                   {"seconds", ending.seconds}, {"charged", failed},     {"final", last}};
     if (const auto* steps = ending.record.find("steps/step"); steps != nullptr && !steps->shape.empty()) fields["step"] = steps->shape.front();
     std::string loss;
     if (const auto metrics = metrics_of(ending.record); metrics.contains("loss") && std::isfinite(metrics.at("loss"))) {
@@ -289,7 +449,9 @@ class Launch {
         fmt::format("trial {} {} in {:.1f} s{}{}", trial.id, ending.state, ending.seconds, loss, ending.reason.empty() ? "" : ": " + ending.reason);
     if (ending.state != "done") log::warning(line);
     else if (display_ == Display::lines) log::info(line);
-    return ending.state;
+    if (failed && last) board_->failed(trial.id);
+    if (failed && !last) claims_->read_journal();  // so that the next ending knows of this charge
+    return {ending.state, failed && !last};
   }
 
   /// Where the sweep's trials stand, told to every rank.
@@ -320,9 +482,10 @@ class Launch {
   /// Whether the selection leaves the trial for another time.
   bool passed_over(std::size_t index) const { return sweep_.passed_over.contains(sweep_.trials[index].id); }
 
-  std::vector<std::string> ids_of_jobs() const {
+  std::vector<std::string> ids_to_run() const {
     std::vector<std::string> ids;
     for (const std::size_t index : jobs_trial_) ids.push_back(sweep_.trials[index].id);
+    for (const std::size_t index : suspects_) ids.push_back(sweep_.trials[index].id);
     return ids;
   }
 
@@ -340,11 +503,26 @@ class Launch {
   Display display_;
   std::string launch_, writer_;
   Owner me_;
-  std::vector<std::string> digests_, states_;  // by trial of the sweep
-  std::vector<std::size_t> jobs_trial_;        // job -> trial of the sweep
+  /// What rank 0 told of a trial of the sweep.
+  struct Known {
+    std::string digest, state;
+    bool closed = false, suspect = false;
+    double seconds = 0.0;  ///< estimated
+    double left = 1.0;     ///< share of its steps that is left
+  };
+  std::vector<Known> known_;             // by trial of the sweep
+  std::vector<plan::Job> all_jobs_;      // by trial of the sweep
+  std::vector<std::size_t> jobs_trial_;  // job -> trial of the sweep
+  std::set<std::size_t> suspects_;       // trials of the sweep that have to run alone
+  std::set<std::string> mine_;           // claimed by this process
+  std::optional<Claims> claims_;
+  std::optional<Board> board_;
+  std::optional<Clock::time_point> deadline_;
+  double whole_seconds_ = 0, pace_ = 1;
+  Dispatch dispatch_;
   std::optional<store::JournalWriter> journal_;
   std::int64_t ran_ = 0;
-  bool stopped_ = false;
+  bool stopped_ = false, gave_up_ = false;
 };
 
 std::atomic<bool> stop_flag{false};
@@ -355,6 +533,13 @@ void on_signal(int) { stop_flag.store(true); }
 constexpr int kSignals[] = {SIGTERM, SIGINT, SIGUSR2};
 
 }  // namespace
+
+void limit_memory(double bytes) {
+  const rlimit limit{static_cast<rlim_t>(bytes), static_cast<rlim_t>(bytes)};
+  if (::setrlimit(RLIMIT_DATA, &limit) != 0)
+    throw Error(ErrorKind::io, fmt::format("the system refuses a limit of {:.0f} bytes of private memory: {}", bytes, std::strerror(errno)),
+                "--memory-limit");
+}
 
 Outcome run_sweep(const spec::Sweep& sweep, const RunOptions& options, const Runner& runner, const comm::Communicator& world) {
   return Launch(sweep, options, runner, world).run();
@@ -368,8 +553,12 @@ store::TrialRecord run_single(const train::TrialConfig& config, const fs::path& 
                 fmt::format("give parallel.data={}, or start it on {} ranks", gang.size(), config.ranks()))
         .thrown_on_every_rank();
   Sources sources(runner);
-  AttemptContext context{runner, options, sources, "", Json::object(), nullptr, nullptr};
-  Ending ending = attempt_trial(train::id_of(config), config, folder, gang, context);
+  AttemptContext context{runner, options, sources, "", Json::object(), {}, {}, {}, {}, {}, {}, {}};
+  const std::string id = train::id_of(config);
+  context.before_step = hook_of(options.faults, 0, id, 1, gang.rank());
+  if (options.limits.deadline_seconds)
+    context.deadline = Clock::now() + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(*options.limits.deadline_seconds));
+  Ending ending = attempt_trial(id, config, folder, gang, context);
   ending.record.state = ending.state;
   ending.record.reason = ending.reason;
   return ending.record;

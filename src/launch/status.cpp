@@ -74,7 +74,7 @@ std::optional<double> seconds_left(const Standings& standings, const std::vector
       ended_plan += plan.seconds;
       ended_real += trial.status.seconds;
     }
-    if (is_final(state) || state == "skipped" || trial.removed) continue;
+    if (trial.status.final || state == "skipped" || trial.removed) continue;
     const double share = state == "running" && plan.steps > 0 ? static_cast<double>(trial.status.step) / static_cast<double>(plan.steps) : 0.0;
     left += plan.seconds * (1.0 - std::clamp(share, 0.0, 1.0));
     if (state != "running") continue;
@@ -91,11 +91,6 @@ std::optional<double> seconds_left(const Standings& standings, const std::vector
 }
 
 }  // namespace
-
-bool is_final(const std::string& state) {
-  constexpr std::array kFinal{"done", "diverged", "failed", "out_of_memory", "timed_out"};
-  return std::ranges::find(kFinal, state) != kFinal.end();
-}
 
 bool any_failed(const std::map<std::string, std::int64_t>& counts) {
   return std::ranges::any_of(counts, [&](const auto& entry) { return entry.second > 0 && !is_harmless(entry.first); });
@@ -158,8 +153,8 @@ std::vector<Failure> Standings::failures() const {
 }
 
 bool Standings::all_ended() const {
-  return std::ranges::all_of(
-      trials, [](const TrialStanding& trial) { return trial.removed || is_final(trial.status.state) || trial.status.state == "skipped"; });
+  return std::ranges::all_of(trials,
+                             [](const TrialStanding& trial) { return trial.removed || trial.status.final || trial.status.state == "skipped"; });
 }
 
 Json Standings::json() const {

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cmath>
 #include <limits>
@@ -101,7 +102,19 @@ struct Attempt {
   bool ended = false;
   std::string state, reason;
   double seconds = 0.0;
+  bool charged = false, final = false, suspect = false;
 };
+
+/// States that lines of earlier versions, which do not say so, mean as the last word.
+bool was_final(const std::string& state) {
+  constexpr std::array kFinal{"done", "diverged", "failed", "out_of_memory", "timed_out"};
+  return std::ranges::find(kFinal, state) != kFinal.end();
+}
+
+bool flag_or(const Json& event, const char* key, bool fallback) {
+  const auto found = event.find(key);
+  return found != event.end() && found->is_boolean() ? found->get<bool>() : fallback;
+}
 
 template <class Value>
 Value value_or(const Json& event, const char* key, Value fallback) {
@@ -115,9 +128,14 @@ Value value_or(const Json& event, const char* key, Value fallback) {
 
 std::map<std::string, TrialStatus> fold(const Journal& journal) {
   std::map<std::string, std::map<std::int64_t, Attempt>> trials;
+  std::map<std::string, std::int64_t> forgiven;  // attempts up to this one, by trial
   for (const auto& event : journal.events) {
     const auto kind = value_or<std::string>(event, "event", "");
     const auto trial = value_or<std::string>(event, "trial", "");
+    if (kind == "retry" && !trial.empty()) {
+      std::int64_t& last = forgiven[trial];
+      last = std::max(last, value_or<std::int64_t>(event, "attempt", 0));
+    }
     if (trial.empty() || (kind != "started" && kind != "progress" && kind != "ended")) continue;
     Attempt& attempt = trials[trial][value_or<std::int64_t>(event, "attempt", 0)];
     const auto step = value_or<std::int64_t>(event, "step", -1);
@@ -139,6 +157,9 @@ std::map<std::string, TrialStatus> fold(const Journal& journal) {
       attempt.state = state;
       attempt.reason = reason;
       attempt.seconds = seconds;
+      attempt.charged = flag_or(event, "charged", state != "done" && state != "preempted" && state != "skipped");
+      attempt.final = flag_or(event, "final", was_final(state));
+      attempt.suspect = flag_or(event, "suspect", false);
     }
     attempt.ended = true;
   }
@@ -155,6 +176,15 @@ std::map<std::string, TrialStatus> fold(const Journal& journal) {
         status.step = attempt.step;
         status.loss = attempt.loss;
       }
+      if (const auto until = forgiven.find(trial); until != forgiven.end() && number <= until->second) {
+        status.state = "pending";
+        status.reason.clear();
+        continue;
+      }
+      status.final = attempt.ended && attempt.final;
+      if (attempt.ended && attempt.charged) ++status.charges[attempt.state];
+      // An attempt that was only interrupted clears nobody.
+      if (attempt.ended && attempt.state != "preempted") status.suspect = attempt.suspect;
     }
     result[trial] = status;
   }

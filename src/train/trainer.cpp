@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <limits>
 #include <map>
 #include <numbers>
 
@@ -372,7 +373,7 @@ StepResult Trainer::train_step() {
   }
   const auto reduction = Clock::now();
   reduce_gradients();
-  sum[1] = stop_ != nullptr && stop_->load() ? 1 : 0;
+  sum[1] = asked_to_stop() ? 1 : 0;
   const model::ExpertWork& now = model_->expert_work();
   const double taken[kTakenCount] = {now.dispatch - before.dispatch, now.wait - before.wait, now.compute - before.compute, seconds_since(reduction),
                                      static_cast<double>(now.bytes_sent - before.bytes_sent)};
@@ -466,6 +467,15 @@ void Trainer::share_updated_values() {
   for (auto& exchange : pending) exchange.wait();
 }
 
+bool Trainer::asked_to_stop() const {
+  if (pulse_ != nullptr) pulse_->fetch_add(1);
+  return stop_ != nullptr && stop_->load();
+}
+
+void Trainer::spoil() {
+  model_->parameters().buffers(model::ParameterClass::dense).value.fill_(std::numeric_limits<double>::quiet_NaN());
+}
+
 bool Trainer::evaluation_due() const {
   const bool scheduled = step_ == steps_ || (config_.evaluation.every_steps > 0 && step_ > 0 && step_ % config_.evaluation.every_steps == 0);
   return scheduled && recorder_.last("evaluations/step") != static_cast<double>(step_);
@@ -511,7 +521,7 @@ bool Trainer::evaluate_reading(routing::Mode mode, Evaluation& result, Trace* tr
       }
       if (trace != nullptr) trace->add(passes[p], forward, *model_);
     }
-    if (transport_->any(stop_ != nullptr && stop_->load(), "stop between evaluation batches")) return false;
+    if (transport_->any(asked_to_stop(), "stop between evaluation batches")) return false;
   }
   transport_->all_reduce_sum(sums.data_ptr(), static_cast<std::size_t>(sums.numel()), DType::f64, "sums of an evaluation");
   const auto* values = sums.const_data_ptr<double>();

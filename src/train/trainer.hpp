@@ -56,6 +56,10 @@ class Trainer {
   /// The fixed validation set in both readings, recorded; false when a stop was asked for in its midst (then nothing is recorded).
   bool evaluate();
   bool evaluation_due() const;
+  /// Counts up whenever the trainer looks whether to stop; may be null.
+  void set_pulse(std::atomic<std::uint64_t>* pulse) { pulse_ = pulse; }
+  /// Makes this rank's dense parameters no numbers, as an injected fault does.
+  void spoil();
   double last_validation_loss() const { return validation_loss_; }
   /// Arrays of trace.h5 as the last evaluation left them; empty before it, or when no trace is asked for.
   const std::vector<store::Array>& trace() const { return trace_; }
@@ -82,6 +86,8 @@ class Trainer {
   /// This rank's passes of a batch of `sequences`: as many as the largest share needs, missing ones empty. `fetch(first, count)` gives sequences.
   template <class Fetch>
   std::vector<model::PassInput> passes_of(std::int64_t sequences, std::int64_t step, Fetch&& fetch) const;
+  /// Whether this rank was asked to stop; a sign of life.
+  bool asked_to_stop() const;
   /// False when a stop was asked for in its midst.
   bool evaluate_reading(routing::Mode mode, Evaluation& result, Trace* trace);
   void record_evaluation(const Evaluation& evaluation, const std::string& prefix);
@@ -91,6 +97,7 @@ class Trainer {
   const data::Source& source_;
   const comm::Communicator& gang_;
   const std::atomic<bool>* stop_;
+  std::atomic<std::uint64_t>* pulse_ = nullptr;
   c10::Device device_;
   comm::Grid grid_;
   comm::Transport* transport_;  ///< the gang, over host memory

@@ -22,6 +22,7 @@ store::TrialRecord run_trial(const TrialConfig& config, const data::Source& sour
   const auto checkpoint = options.folder.empty() ? std::filesystem::path() : options.folder / "checkpoint.h5";
   const bool resumes = !checkpoint.empty() && gang.maximum(std::filesystem::exists(checkpoint) ? 1 : 0, "looking for a checkpoint") > 0;
   Trainer trainer(config, source, gang, options.stop, resumes);
+  trainer.set_pulse(options.pulse);
   if (resumes) trainer.read_checkpoint(checkpoint);
   else if (!config.train.init_from.empty()) trainer.read_parameters(config.train.init_from);
 
@@ -48,6 +49,7 @@ store::TrialRecord run_trial(const TrialConfig& config, const data::Source& sour
             "writing of the trace");
     }
     if (trainer.step() >= trainer.steps()) break;
+    if (options.before_step && options.before_step(trainer.step() + 1) == Fault::not_a_number) trainer.spoil();
     const StepResult result = trainer.train_step();
     if (!std::isfinite(result.loss) || !std::isfinite(result.gradient_norm) || result.loss > config.train.loss_limit)
       return trainer.record("diverged",

@@ -14,7 +14,7 @@ namespace {
 
 using namespace testing;  // NOLINT: the fakes of this folder
 
-class Claims : public ::testing::Test {
+class ClaimsTest : public ::testing::Test {
  protected:
   comm::Communicator self = comm::Communicator::self();
   SharedFolder shared{self};
@@ -24,11 +24,15 @@ class Claims : public ::testing::Test {
   Owner me = this_process("launch-2", "r0");
   store::JournalWriter journal{folder, "launch-2", "r0"};
 
+  Claims claims() { return claims(me); }
+  Claims claims(const Owner& who, const Retries& retries = {}) {
+    return {folder, who, retries, [this]() -> store::JournalWriter& { return journal; }};
+  }
   void leave_attempt(const Owner& owner) {
     const fs::path attempt = trial_folder(folder, id) / "attempt-1";
     fs::create_directories(attempt);
     publish_text(attempt / "claim.json", owner.json().dump());
-    store::JournalWriter(folder, owner.launch, "r0").write("started", {{"trial", id}, {"attempt", 1}});
+    store::JournalWriter(folder, owner.launch, "r0").write("started", {{"trial", id}, {"attempt", 1}, {"owner", owner.json()}});
   }
   Owner other() { return this_process("launch-1", "r0"); }
   Owner dead() {
@@ -38,32 +42,32 @@ class Claims : public ::testing::Test {
   }
 };
 
-TEST_F(Claims, FirstComesFirst) {
-  EXPECT_EQ(try_claim(folder, id, me, journal).result, Claim::Result::claimed);
+TEST_F(ClaimsTest, FirstComesFirst) {
+  EXPECT_EQ(claims().try_claim(id).result, Claim::Result::claimed);
   EXPECT_EQ(owner_of(trial_folder(folder, id), 1)->launch, "launch-2");
-  EXPECT_EQ(try_claim(folder, id, other(), journal).result, Claim::Result::taken);
+  EXPECT_EQ(claims(other()).try_claim(id).result, Claim::Result::taken);
   EXPECT_EQ(last_attempt(trial_folder(folder, id)), 1);
   for (const auto& entry : fs::directory_iterator(trial_folder(folder, id)))
     EXPECT_EQ(entry.path().filename(), "attempt-1") << "nothing is left over";
 }
 
-TEST_F(Claims, LivingOwnerKeepsItsTrial) {
+TEST_F(ClaimsTest, LivingOwnerKeepsItsTrial) {
   leave_attempt(other());
-  EXPECT_EQ(try_claim(folder, id, me, journal).result, Claim::Result::taken);
+  EXPECT_EQ(claims().try_claim(id).result, Claim::Result::taken);
 }
 
-TEST_F(Claims, OwnerThatCannotBeAskedKeepsItsTrial) {
+TEST_F(ClaimsTest, OwnerThatCannotBeAskedKeepsItsTrial) {
   Owner elsewhere = dead();
   elsewhere.host = "elsewhere";
   elsewhere.boot = "another machine";
   leave_attempt(elsewhere);
   EXPECT_EQ(life_of(elsewhere, me), Life::unknown);
-  EXPECT_EQ(try_claim(folder, id, me, journal).result, Claim::Result::taken);
+  EXPECT_EQ(claims().try_claim(id).result, Claim::Result::taken);
 }
 
-TEST_F(Claims, DeadOwnerLosesItAndTheJournalSaysCrashed) {
+TEST_F(ClaimsTest, DeadOwnerLosesItAndTheJournalSaysCrashed) {
   leave_attempt(dead());
-  const Claim claim = try_claim(folder, id, me, journal);
+  const Claim claim = claims().try_claim(id);
   EXPECT_EQ(claim.result, Claim::Result::claimed);
   EXPECT_EQ(claim.attempt, 2);
   const auto status = store::fold(store::read_journal(folder))[id];
@@ -71,14 +75,14 @@ TEST_F(Claims, DeadOwnerLosesItAndTheJournalSaysCrashed) {
   EXPECT_NE(status.reason.find("is gone"), std::string::npos);
 }
 
-TEST_F(Claims, RebootedMachineLostItsProcesses) {
+TEST_F(ClaimsTest, RebootedMachineLostItsProcesses) {
   Owner before = dead();
   before.machine = me.machine = "this one";
   before.boot = "an earlier boot pid:[1]";
   EXPECT_EQ(life_of(before, me), Life::gone);
 }
 
-TEST_F(Claims, AnotherMachineOfTheSameNameKeepsItsTrial) {
+TEST_F(ClaimsTest, AnotherMachineOfTheSameNameKeepsItsTrial) {
   Owner twin = dead();
   twin.boot = "its own boot pid:[1]";
   me.machine = "this one";
@@ -87,32 +91,32 @@ TEST_F(Claims, AnotherMachineOfTheSameNameKeepsItsTrial) {
     EXPECT_EQ(life_of(twin, me), Life::unknown) << machine;
   }
   leave_attempt(twin);
-  EXPECT_EQ(try_claim(folder, id, me, journal).result, Claim::Result::taken);
+  EXPECT_EQ(claims().try_claim(id).result, Claim::Result::taken);
 }
 
-TEST_F(Claims, ClaimThatCannotBeReadIsSomebodys) {
+TEST_F(ClaimsTest, ClaimThatCannotBeReadIsSomebodys) {
   fs::create_directories(trial_folder(folder, id) / "attempt-1" / "claim.json");  // reading a folder is an i/o error for everybody
   EXPECT_FALSE(owner_of(trial_folder(folder, id), 1));
-  EXPECT_EQ(try_claim(folder, id, me, journal).result, Claim::Result::taken);
+  EXPECT_EQ(claims().try_claim(id).result, Claim::Result::taken);
 }
 
-TEST_F(Claims, ClaimThatSaysNothingIsNobodys) {
+TEST_F(ClaimsTest, ClaimThatSaysNothingIsNobodys) {
   for (const char* text : {"", "{", "[]"}) {
     fs::create_directories(trial_folder(folder, id) / "attempt-1");
     publish_text(trial_folder(folder, id) / "attempt-1" / "claim.json", text);
     ASSERT_TRUE(owner_of(trial_folder(folder, id), 1)) << text;
     EXPECT_EQ(owner_of(trial_folder(folder, id), 1)->launch, "") << text;
   }
-  EXPECT_EQ(try_claim(folder, id, me, journal).attempt, 2);
+  EXPECT_EQ(claims().try_claim(id).attempt, 2);
 }
 
-TEST_F(Claims, ProcessThatNeverWasIsGone) {
+TEST_F(ClaimsTest, ProcessThatNeverWasIsGone) {
   Owner never = dead();
   never.process = 4194304 + 1;  // above the kernel's largest process id
   EXPECT_EQ(life_of(never, me), Life::gone);
 }
 
-TEST_F(Claims, RequeuedJobLostItsEarlierRun) {
+TEST_F(ClaimsTest, RequeuedJobLostItsEarlierRun) {
   Owner before = dead();
   before.boot = "a node";
   before.host = "node-1";
@@ -122,32 +126,32 @@ TEST_F(Claims, RequeuedJobLostItsEarlierRun) {
   EXPECT_EQ(life_of(before, me), Life::gone);
 }
 
-TEST_F(Claims, ClaimWithoutAnOwnerIsFree) {
+TEST_F(ClaimsTest, ClaimWithoutAnOwnerIsFree) {
   fs::create_directories(trial_folder(folder, id) / "attempt-1");
-  EXPECT_EQ(try_claim(folder, id, me, journal).attempt, 2);
+  EXPECT_EQ(claims().try_claim(id).attempt, 2);
 }
 
-TEST_F(Claims, ValidTrialFileMeansFinishedWhateverTheJournalSays) {
+TEST_F(ClaimsTest, ValidTrialFileMeansFinishedWhateverTheJournalSays) {
   leave_attempt(dead());
   store::write_trial(trial_file(folder, id), record_of(sweep.trials[0].config));
-  const Claim claim = try_claim(folder, id, me, journal);
+  const Claim claim = claims().try_claim(id);
   EXPECT_EQ(claim.result, Claim::Result::ended);
   EXPECT_EQ(claim.state, "done");
   EXPECT_EQ(store::fold(store::read_journal(folder))[id].state, "done");
 }
 
-TEST_F(Claims, FailedTrialNeedsNoFurtherAttempt) {
+TEST_F(ClaimsTest, FailedTrialNeedsNoFurtherAttempt) {
   leave_attempt(dead());
   store::JournalWriter(folder, "launch-1", "r0").write("ended", {{"trial", id}, {"attempt", 1}, {"state", "failed"}, {"reason", "x"}});
-  const Claim claim = try_claim(folder, id, me, journal);
+  const Claim claim = claims().try_claim(id);
   EXPECT_EQ(claim.result, Claim::Result::ended);
   EXPECT_EQ(claim.state, "failed");
 }
 
-TEST_F(Claims, PreemptedTrialGoesOn) {
+TEST_F(ClaimsTest, PreemptedTrialGoesOn) {
   leave_attempt(dead());
   store::JournalWriter(folder, "launch-1", "r0").write("ended", {{"trial", id}, {"attempt", 1}, {"state", "preempted"}, {"reason", ""}});
-  EXPECT_EQ(try_claim(folder, id, me, journal).attempt, 2);
+  EXPECT_EQ(claims().try_claim(id).attempt, 2);
   EXPECT_EQ(store::fold(store::read_journal(folder))[id].state, "preempted") << "it is not called crashed";
 }
 

@@ -7,6 +7,7 @@
 
 #include "fake.hpp"
 #include "moesweep/core/publish.hpp"
+#include "moesweep/launch/retry.hpp"
 #include "moesweep/launch/status.hpp"
 #include "moesweep/store/journal.hpp"
 
@@ -160,13 +161,149 @@ TEST_F(Run, FullDiskIsNoTrialsStateAndTheSameCommandGoesOn) {
   EXPECT_EQ(run(sweep, fake_runner(marks)).states, (std::map<std::string, std::int64_t>{{"done", 3}}));
 }
 
-TEST_F(Run, FailureOfTheNetworkIsACrashAndRunsAgain) {
+TEST_F(Run, CrashIsTriedAgainWithinItsBudget) {
+  const auto sweep = sweep_of(3);
+  const auto crashing = [&](const std::string& id, int times) {
+    return fake_runner(marks, [=, this](const auto& config, const auto&, const auto&, auto&) {
+      if (train::id_of(config) == id && read_marks(marks)[id].size() <= static_cast<std::size_t>(times))
+        throw Error(ErrorKind::mpi, "MPI_Allreduce failed: a link is down");
+    });
+  };
+  const std::string once = sweep.trials[1].id;
+  EXPECT_EQ(run(sweep, crashing(once, 2)).states, (std::map<std::string, std::int64_t>{{"done", 3}}));
+  EXPECT_EQ(read_marks(marks)[once].size(), 3U) << "two crashes cost two further attempts";
+  done_looking();
+}
+
+TEST_F(Run, CrashAboveItsBudgetIsARowAndRetryForgivesIt) {
+  const auto sweep = sweep_of(3);
+  const std::string id = sweep.trials[1].id;
+  const auto crashing = fake_runner(marks, [&](const auto& config, const auto&, const auto&, auto&) {
+    if (config.seed == 2) throw Error(ErrorKind::mpi, "MPI_Allreduce failed: a link is down");
+  });
+  const std::map<std::string, std::int64_t> expected{{"crashed", 1}, {"done", 2}};
+  EXPECT_EQ(run(sweep, crashing).states, expected);
+  EXPECT_EQ(read_marks(marks)[id].size(), 3U);
+  EXPECT_TRUE(standings_of(folder, read_plan(folder)).all_ended());
+  EXPECT_EQ(run(sweep, crashing).ran, 0) << "its budget is spent";
+  done_looking();
+  if (world.rank() == 0) {
+    EXPECT_THROW(retry_trials(folder, {"done"}), Error);
+    EXPECT_THROW(retry_trials(folder, {"crashed"}, {"zz"}), Error);
+    EXPECT_EQ(retry_trials(folder, {"failed"}), std::vector<std::string>{});
+    EXPECT_EQ(retry_trials(folder, {"crashed"}), std::vector<std::string>{id});
+    EXPECT_EQ(states()[id].state, "pending");
+  }
+  world.barrier("forgiven");
+  EXPECT_EQ(run(sweep, fake_runner(marks)).states, (std::map<std::string, std::int64_t>{{"done", 3}}));
+  EXPECT_EQ(states()[id].attempts, 4);
+  done_looking();
+}
+
+TEST_F(Run, DivergedTrialCanBeTriedAgain) {
+  const auto sweep = sweep_of(1);
+  run(sweep, fake_runner(marks, [](const auto&, const auto&, const auto&, auto& record) { record.state = "diverged"; }));
+  if (world.rank() == 0) {
+    EXPECT_EQ(retry_trials(folder, {"diverged"}).size(), 1U);
+  }
+  world.barrier("forgiven");
+  EXPECT_EQ(run(sweep, fake_runner(marks)).states, (std::map<std::string, std::int64_t>{{"done", 1}}));
+  EXPECT_TRUE(fs::exists(trial_file(folder, sweep.trials[0].id).string() + ".retried"));
+  done_looking();
+}
+
+TEST_F(Run, BudgetsAreByCause) {
+  const auto sweep = sweep_of(1);
+  RunOptions options = options_for(folder);
+  options.limits.retries = parse_retries("failed=1,crashed=0");
+  const auto failing =
+      fake_runner(marks, [](const auto&, const auto&, const auto&, auto&) { throw Error(ErrorKind::internal, "the gate fell off"); });
+  EXPECT_EQ(run_sweep(sweep, options, failing, world).states, (std::map<std::string, std::int64_t>{{"failed", 1}}));
+  world.barrier("before the test looks");
+  EXPECT_EQ(read_marks(marks)[sweep.trials[0].id].size(), 2U);
+  done_looking();
+  for (const char* wrong : {"failed", "failed=", "failed=-1", "failed=1x", "done=1", "=1", "failed=1,,crashed=2"})
+    EXPECT_THROW(parse_retries(wrong), Error) << wrong;
+}
+
+TEST_F(Run, TooManyFailuresEndTheLaunch) {
+  const auto sweep = sweep_of(24);
+  RunOptions options = options_for(folder);
+  options.limits.max_failures = 2;
+  const auto failing = fake_runner(marks, [](const auto&, const auto&, const auto&, auto&) { throw Error(ErrorKind::internal, "no"); });
+  const Outcome outcome = run_sweep(sweep, options, failing, world);
+  world.barrier("before the test looks");
+  EXPECT_TRUE(outcome.gave_up);
+  EXPECT_GE(outcome.ran, 3);
+  EXPECT_LE(outcome.ran, 2 + world.size()) << "each rank may have begun one more";
+  done_looking();
+  const Outcome next = run_sweep(sweep, options, fake_runner(marks), world);
+  EXPECT_FALSE(next.gave_up) << "failures of earlier launches do not count";
+  world.barrier("second");
+  done_looking();
+}
+
+TEST_F(Run, FirstFailureStopsTheOthersWhenAskedTo) {
+  if (world.size() < 2) GTEST_SKIP() << "needs a trial beside the failing one";
+  const auto sweep = sweep_of(world.size());
+  RunOptions options = options_for(folder);
+  options.limits.fail_fast = true;
+  const auto runner = fake_runner(marks, [](const auto& config, const auto&, const auto& run, auto& record) {
+    if (config.seed == 1) throw Error(ErrorKind::internal, "no");
+    while (!run.stop->load()) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    record.state = "preempted";
+  });
+  const Outcome outcome = run_sweep(sweep, options, runner, world);
+  EXPECT_TRUE(outcome.gave_up || outcome.stopped);
+  EXPECT_EQ(outcome.states, (std::map<std::string, std::int64_t>{{"failed", 1}, {"preempted", world.size() - 1}}));
+  world.barrier("before the folder goes");
+}
+
+TEST_F(Run, TrialLongerThanItsTimeoutIsTimedOut) {
   const auto sweep = sweep_of(2);
-  const Outcome first = run(sweep, fake_runner(marks, [](const auto& config, const auto&, const auto&, auto&) {
-                              if (config.seed == 2) throw Error(ErrorKind::mpi, "MPI_Allreduce failed: a link is down");
-                            }));
-  EXPECT_EQ(first.states, (std::map<std::string, std::int64_t>{{"crashed", 1}, {"done", 1}}));
-  EXPECT_EQ(run(sweep, fake_runner(marks)).states, (std::map<std::string, std::int64_t>{{"done", 2}}));
+  RunOptions options = options_for(folder);
+  options.limits.trial_timeout_seconds = 0.3;
+  const auto runner = fake_runner(marks, [](const auto& config, const auto&, const auto& run, auto& record) {
+    if (config.seed != 1) return;
+    while (!run.stop->load()) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    record.state = "preempted";
+  });
+  const Outcome outcome = run_sweep(sweep, options, runner, world);
+  world.barrier("before the test looks");
+  EXPECT_FALSE(outcome.stopped);
+  EXPECT_EQ(outcome.states, (std::map<std::string, std::int64_t>{{"done", 1}, {"timed_out", 1}}));
+  EXPECT_NE(states()[sweep.trials[0].id].reason.find("--trial-timeout"), std::string::npos);
+  done_looking();
+}
+
+TEST_F(Run, DeadlineStopsWhatRunsAndStartsNothingThatCannotEnd) {
+  const auto sweep = sweep_of(3 * world.size());
+  RunOptions options = options_for(folder);
+  options.limits.deadline_seconds = 0.5;
+  const auto waiting = fake_runner(marks, [](const auto&, const auto&, const auto& run, auto& record) {
+    while (!run.stop->load()) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    record.state = "preempted";
+  });
+  const Outcome outcome = run_sweep(sweep, options, waiting, world);
+  world.barrier("before the test looks");
+  EXPECT_TRUE(outcome.stopped);
+  EXPECT_EQ(outcome.ran, world.size());
+  EXPECT_FALSE(any_failed(outcome.states));
+  done_looking();
+  options.limits.deadline_seconds = 1e-9;  // every trial takes longer, so each may begin: but not with nothing left
+  EXPECT_EQ(run_sweep(sweep, options, fake_runner(marks), world).ran, 0);
+  world.barrier("second");
+}
+
+TEST_F(Run, DispatchIsCounted) {
+  const auto sweep = sweep_of(40);
+  const Outcome outcome = run(sweep, fake_runner(marks));
+  EXPECT_EQ(outcome.dispatch.claims_made, 40);
+  EXPECT_GE(outcome.dispatch.claims_tried, 40);
+  EXPECT_GT(outcome.dispatch.seconds, 0.0);
+  if (world.rank() == 0)
+    std::printf("dispatch on %d ranks: %.3f ms and %.2f claims tried a trial\n", world.size(), 1e3 * outcome.dispatch.seconds_per_claim(),
+                outcome.dispatch.tried_per_claim());
   done_looking();
 }
 
@@ -271,7 +408,8 @@ TEST_F(Run, StopPreemptsAndTheNextLaunchGoesOn) {
   std::atomic<bool> stop{false};
   const auto stopping = fake_runner(marks, [&](const auto&, const auto&, const auto& options, auto& record) {
     stop = true;  // the signal comes while the trial runs
-    if (options.stop->load()) record.state = "preempted";
+    while (!options.stop->load()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    record.state = "preempted";
   });
   const Outcome first = run(sweep, stopping, &stop);
   EXPECT_TRUE(first.stopped);

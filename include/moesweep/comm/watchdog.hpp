@@ -30,6 +30,9 @@ std::string recorded_in(const std::filesystem::path& file);
 /// given some seconds. From any thread; when several call it, the first one is heard.
 [[noreturn]] void end_process(const char* what, const std::string& failure = {}, const std::function<void()>& last_act = {});
 
+/// Ends the process for another reason: writes `[Rank r/n] SENTENCE`, runs `last_act` as above, and exits with ExitCode::mpi.
+[[noreturn]] void end_process_saying(const std::string& sentence, const std::function<void()>& last_act = {});
+
 /// Guards one collective: while it lives, the clock runs. Who watches a deadline by itself gives the thread some more seconds by `grace_seconds`,
 /// so that it only steps in when the guarded code itself is stuck.
 class Guard {

@@ -6,12 +6,15 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "moesweep/comm/mpi.hpp"
 #include "moesweep/data/source.hpp"
 #include "moesweep/launch/folder.hpp"
+#include "moesweep/launch/inject.hpp"
+#include "moesweep/launch/retries.hpp"
 #include "moesweep/plan/shard.hpp"
 #include "moesweep/spec/sweep.hpp"
 #include "moesweep/store/record.hpp"
@@ -27,6 +30,16 @@ struct Runner {
   std::map<std::string, std::string> libraries;  ///< versions by name ("libtorch", "hdf5"), for the provenance of results
 };
 
+/// What ends a launch or an attempt before its time.
+struct Limits {
+  std::optional<double> deadline_seconds;    ///< from the launch's start; none: what Slurm says of its job, if it runs there
+  double trial_timeout_seconds = 0;          ///< of one attempt; 0: none
+  double stall_seconds = 1800;               ///< an attempt that gives no sign of life for so long is ended with its step; 0: none
+  std::optional<std::int64_t> max_failures;  ///< more failed trials than this in this launch, and no further one starts
+  bool fail_fast = false;                    ///< the first failed trial stops the others too
+  Retries retries;
+};
+
 struct RunOptions {
   std::filesystem::path folder;
   plan::Shard shard;
@@ -35,13 +48,30 @@ struct RunOptions {
   double progress_seconds = 30.0;           ///< between a running trial's `progress` lines in the journal
   const std::atomic<bool>* stop = nullptr;  ///< set by a signal; may be null
   bool show_progress = true;                ///< a bar on a terminal, else lines
+  Limits limits;
+  std::vector<InjectedFault> faults;
+};
+
+/// What handing out work cost.
+struct Dispatch {
+  std::int64_t claims_tried = 0, claims_made = 0;
+  double seconds = 0.0;  ///< of all leaders, between two trials
+
+  double tried_per_claim() const { return claims_made > 0 ? static_cast<double>(claims_tried) / static_cast<double>(claims_made) : 0.0; }
+  double seconds_per_claim() const { return claims_made > 0 ? seconds / static_cast<double>(claims_made) : 0.0; }
 };
 
 struct Outcome {
   std::map<std::string, std::int64_t> states;  ///< trials of the sweep by where they stand now
   std::int64_t ran = 0;                        ///< attempts that ended in this launch, all ranks
-  bool stopped = false;                        ///< asked to stop before everything was done
+  bool stopped = false;                        ///< asked to stop, or out of time, before everything was done
+  bool gave_up = false;                        ///< too many trials failed (Limits::max_failures, fail_fast)
+  Dispatch dispatch;                           ///< all ranks
 };
+
+/// At most so many bytes of private memory for this process from now on (RLIMIT_DATA): a trial that wants more ends as `out_of_memory`. An `io` error
+/// when the system refuses.
+void limit_memory(double bytes);
 
 /// Collective over `world`. Every rank gives the same sweep and options. Trials that the sweep's
 /// selection passes over are planned, not run or counted. Trials run in the gang layout that the folder's plan has for them. What

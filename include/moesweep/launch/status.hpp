@@ -48,9 +48,6 @@ struct Standings {
 Standings standings_of(const std::filesystem::path& sweep_folder, const PlanOutline& plan);
 Standings standings_of(const std::filesystem::path& sweep_folder, const SweepPlan& plan);
 
-/// States of a trial that a plain run leaves alone.
-bool is_final(const std::string& state);
-
 /// True when one of the counted trials ended otherwise than `done`; waiting, running and preempted ones have not ended.
 bool any_failed(const std::map<std::string, std::int64_t>& counts);
 

@@ -44,9 +44,13 @@ struct TrialStatus {
   double seconds = 0.0;   ///< of the last ended attempt
   std::int64_t step = 0;  ///< last one reported
   double loss = 0.0;      ///< at that step; NaN when none was reported
+  std::map<std::string, int> charges;  ///< attempts that count against the trial, by the state in which they ended
+  bool final = false;                  ///< it needs no further attempt
+  bool suspect = false;                ///< it was open when its step died, nobody knows of which trial: its next attempt runs alone
 };
 
-/// Folds events `started`, `progress`, `ended` (each with `trial` and `attempt`) into a state per trial, independent of the order of files.
+/// Folds events `started`, `progress`, `ended`, `retry` (each with `trial` and `attempt`) into a state per trial, independent of the order of
+/// files. `retry` forgives the attempts up to its own: the trial is pending again.
 std::map<std::string, TrialStatus> fold(const Journal& journal);
 
 }  // namespace moesweep::store

@@ -30,12 +30,19 @@ class Observer {
   virtual void on_checkpoint(std::int64_t /*step*/) {}
 };
 
+/// What a test does to a trial from within: see RunOptions::before_step.
+enum class Fault { none, not_a_number };
+
 struct RunOptions {
   /// Folder of the trial's files; checkpoint.h5 is written and looked for there. Empty: no checkpoints.
   std::filesystem::path folder;
   /// Asks the trial to stop at the next step's end (signal, deadline); read on every rank, agreed collectively. May be null.
   const std::atomic<bool>* stop = nullptr;
   Observer* observer = nullptr;  ///< may be null
+  /// Goes up each time the trial looks whether to stop: at every step and batch of an evaluation. May be null.
+  std::atomic<std::uint64_t>* pulse = nullptr;
+  /// Called on every rank before each step, counted from 1; may be empty. It may end the process or throw, or ask for numbers that are none.
+  std::function<Fault(std::int64_t step)> before_step;
 };
 
 /// How a trial ended; `record` is complete for `done` and `diverged`, and holds what there is for `preempted`.
