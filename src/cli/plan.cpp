@@ -9,6 +9,7 @@
 #include "cli.hpp"
 #include "moesweep/core/text.hpp"
 #include "moesweep/plan/scheduler.hpp"
+#include "moesweep/plan/simulate.hpp"
 #include "moesweep/spec/presets.hpp"
 #include "moesweep/spec/sweep.hpp"
 

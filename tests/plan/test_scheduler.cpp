@@ -5,6 +5,7 @@
 #include <set>
 
 #include "moesweep/plan/scheduler.hpp"
+#include "moesweep/plan/simulate.hpp"
 
 namespace moesweep::plan {
 namespace {
@@ -48,7 +49,8 @@ TEST(Scheduler, BlockSplitsWhenNoJobOfItsSizeIsLeftAndPartsKnowWhatItKnew) {
   const Decision decision = scheduler.next();
   ASSERT_TRUE(std::holds_alternative<Split>(decision));
   EXPECT_EQ(std::get<Split>(decision).parts, (std::vector<Block>{{4, 1}, {5, 1}}));
-  EXPECT_EQ(run_of(scheduler.part({5, 1}).next()), 2U);
+  EXPECT_EQ(run_of(scheduler.part({4, 1}).next()), 2U);
+  EXPECT_TRUE(std::holds_alternative<Finish>(scheduler.part({5, 1}).next())) << "the last job was dealt to the other part";
 }
 
 TEST(Scheduler, RemainderWithoutFittingJobsFinishes) {

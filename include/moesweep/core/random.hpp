@@ -21,6 +21,7 @@ enum class Purpose : std::uint32_t {
   router_jitter,
   hash_table,
   sweep_sample,
+  simulation,
 };
 
 /// Where a number is drawn: every field that does not apply stays 0.
