@@ -35,18 +35,18 @@ struct AttemptContext {
   const Runner& runner;
   const RunOptions& options;
   Sources& sources;
-  std::string data_digest;                                        ///< that the data must have; empty: any
-  Json facts;                                                     ///< for the record's provenance: launch, attempt
-  std::optional<std::chrono::steady_clock::time_point> deadline;  ///< of the launch
-  std::function<train::Fault(std::int64_t)> before_step;          ///< injected faults of this rank
-  std::function<bool()> give_up;                                  ///< see AttemptClock, on the leader
-  std::function<void(const std::string& why)> on_stopping;        ///< the launch stops: on the leader, from another thread
+  std::string data_digest;                                             ///< that the data must have; empty: any
+  Json facts;                                                          ///< for the record's provenance: launch, attempt
+  std::optional<std::chrono::steady_clock::time_point> deadline = {};  ///< of the launch
+  std::function<train::Fault(std::int64_t)> before_step = {};          ///< injected faults of this rank
+  std::function<bool()> give_up = {};                                  ///< see AttemptClock, on the leader
+  std::function<void(const std::string& why)> on_stopping = {};        ///< the launch stops: on the leader, from another thread
   /// Called about every options.progress_seconds on the leader.
-  std::function<void(const train::StepReport&)> on_progress;
+  std::function<void(const train::StepReport&)> on_progress = {};
   /// Called on a rank whose files failed it, before that ends the launch: the trial is not to blame.
-  std::function<void()> on_failed_files;
+  std::function<void()> on_failed_files = {};
   /// Called on a rank of a gang whose failure the others cannot know, before the world is ended; also from another thread, when the trial hangs.
-  std::function<void(const Ending&)> on_culprit;
+  std::function<void(const Ending&)> on_culprit = {};
 };
 
 /// Collective over `gang`. Gives how it ended, on every rank alike; a failure of one rank alone in a gang of several ends the world. The leader

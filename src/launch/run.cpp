@@ -239,8 +239,8 @@ class Launch {
     std::map<std::string, std::size_t> job_of;
     if (block.rank() == 0)
       for (std::size_t job = 0; job < trial_of_job.size(); ++job) job_of[sweep_.trials[trial_of_job[job]].id] = job;
-    std::vector<std::size_t> closed;       // by the leader, since the others were told last
-    std::map<std::size_t, int> once_more;  // jobs whose attempt of that number has just ended here, with a budget for another
+    std::vector<std::pair<std::size_t, bool>> closed;  // since the others were told last; lost to another block or not
+    std::map<std::size_t, int> once_more;              // jobs whose attempt of that number has just ended here, with a budget for another
     const auto close = [&](std::size_t job, bool lost = false) {
       if (lost) scheduler.on(plan::Lost{job});
       else scheduler.on(plan::Taken{job});
@@ -302,6 +302,7 @@ class Launch {
       order = Json::parse(block.broadcast(order.dump(), 0, "what the block does next"));
       if (block.rank() != 0)
         for (const Json& job : order["closed"]) close(job[0].get<std::size_t>(), job[1].get<bool>());
+      closed.clear();
       if (order["stop"].get<bool>()) {
         stopped_ = true;
         return;
@@ -410,8 +411,8 @@ class Launch {
       } catch (const std::exception&) {
       }
     });
-    AttemptContext context{runner_, options_, sources_, known_[index].digest, {{"launch", launch_}, {"attempt", attempt}}, {}, {}, {},
-                           {},      {},       culprit};
+    AttemptContext context{runner_, options_, sources_, known_[index].digest, {{"launch", launch_}, {"attempt", attempt}}};
+    context.on_culprit = culprit;
     context.deadline = deadline_;
     context.before_step = hook_of(options_.faults, index, trial.id, attempt, gang.rank());
     if (options_.limits.fail_fast) context.give_up = [this] { return has_given_up(); };
@@ -553,7 +554,7 @@ store::TrialRecord run_single(const train::TrialConfig& config, const fs::path& 
                 fmt::format("give parallel.data={}, or start it on {} ranks", gang.size(), config.ranks()))
         .thrown_on_every_rank();
   Sources sources(runner);
-  AttemptContext context{runner, options, sources, "", Json::object(), {}, {}, {}, {}, {}, {}, {}};
+  AttemptContext context{runner, options, sources, "", Json::object()};
   const std::string id = train::id_of(config);
   context.before_step = hook_of(options.faults, 0, id, 1, gang.rank());
   if (options.limits.deadline_seconds)

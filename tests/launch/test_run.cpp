@@ -154,11 +154,11 @@ TEST_F(Run, FullDiskIsNoTrialsStateAndTheSameCommandGoesOn) {
     EXPECT_NE(error.hint().find("run the same command again"), std::string::npos) << error.hint();
   }
   EXPECT_EQ(states()[sweep.trials[1].id].state, "running") << "nothing was written of its end";
-  const fs::path claim = trial_folder(folder, sweep.trials[1].id) / "attempt-1" / "claim.json";
-  Json owner = Json::parse(read_text(claim));
-  owner["started"] = 0;  // as if the process had ended
-  publish_text(claim, owner.dump());
+  const fs::path attempt = trial_folder(folder, sweep.trials[1].id) / "attempt-1";
+  EXPECT_FALSE(fs::exists(attempt / "claim.json")) << "its claim was given back, which needs no space";
+  EXPECT_TRUE(fs::exists(attempt / "claim.given-back.json"));
   EXPECT_EQ(run(sweep, fake_runner(marks)).states, (std::map<std::string, std::int64_t>{{"done", 3}}));
+  EXPECT_TRUE(states()[sweep.trials[1].id].charges.empty());
 }
 
 TEST_F(Run, CrashIsTriedAgainWithinItsBudget) {
