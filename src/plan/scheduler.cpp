@@ -4,7 +4,6 @@
 #include <fmt/core.h>
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <functional>
 #include <map>
@@ -95,14 +94,14 @@ struct Scheduler::Jobs {
   }
 
   /// One of the first 2^losses open jobs that may start; which, differs by block and by number of losses.
-  std::size_t one_of(Queue& queue, const TimeLeft& time, int losses, std::uint64_t block) const {
+  std::size_t one_of(Queue& queue, const TimeLeft& time, int losses, std::uint64_t salt, std::int64_t first_rank) const {
     std::vector<std::size_t> found;
     each_startable(queue, time, [&](std::size_t at) {
       found.push_back(queue.jobs[at]);
       return found.size() < std::size_t{1} << losses;
     });
-    const std::array<std::uint64_t, 3> words{block, static_cast<std::uint64_t>(losses), found.front()};
-    return found[stable_number({reinterpret_cast<const char*>(words.data()), sizeof(words)}) % found.size()];
+    const Place place{static_cast<std::uint32_t>(losses), static_cast<std::uint32_t>(first_rank), static_cast<std::uint32_t>(found.front()), 0};
+    return found[random_words(salt, Purpose::claim, place)[0] % found.size()];
   }
 
   /// Whether something open may not start now.
@@ -186,7 +185,10 @@ std::vector<std::int64_t> blocks_of(const std::vector<Class>& classes, std::int6
     }
     return used <= ranks;
   };
-  double low = std::max(work / static_cast<double>(ranks), longest), high = low;
+  // Blocks never grow: the largest jobs get one, even when they are none of those that give the shape.
+  const std::int64_t kept = classes.front().seconds.empty() ? classes.front().ranks : 0;
+  ranks -= kept;
+  double low = std::max(work / static_cast<double>(std::max<std::int64_t>(ranks, 1)), longest), high = low;
   if (low > 0.0) {
     constexpr int kDoublings = 60, kHalvings = 30;
     for (int i = 0; i < kDoublings && !suffices(high); ++i) high *= 2;
@@ -204,6 +206,7 @@ std::vector<std::int64_t> blocks_of(const std::vector<Class>& classes, std::int6
     free -= more * classes[i].ranks;
   };
   for (std::size_t i = 0; i < classes.size(); ++i) give(i, static_cast<std::int64_t>(classes[i].seconds.size()) - blocks[i]);
+  if (kept > 0) ++blocks.front();
   for (std::size_t i = 0; i < classes.size(); ++i) give(i, classes[i].others);
   return blocks;
 }
@@ -291,12 +294,13 @@ Decision Scheduler::next(const TimeLeft& time) {
     if (const std::size_t job = deal_->of(block_); job != kNone) {
       if (jobs_->ranks[job] < block_.ranks) {
         dealing_ = deal_;
+        dealing_no_time_ = no_time_;
         return split(*std::ranges::find_if(deal_->sizes, [&](std::int64_t size) { return size < block_.ranks; }));
       }
       if (jobs_->open[job] != 0 && time.allows(jobs_->seconds[job])) return Run{job};
     }
   }
-  Finish finish;
+  Finish finish{no_time_};
   for (Queue& queue : jobs_->queues) {
     if (queue.ranks > block_.ranks) continue;
     // What was dealt to others is theirs; whose own was taken meanwhile is as free as those to come.
@@ -306,9 +310,9 @@ Decision Scheduler::next(const TimeLeft& time) {
       finish.no_time = finish.no_time || jobs_->waits(queue, time);
       continue;
     }
-    if (queue.ranks == block_.ranks)
-      return Run{losses_ == 0 ? job : jobs_->one_of(queue, time, losses_, salt_ ^ static_cast<std::uint64_t>(block_.first))};
+    if (queue.ranks == block_.ranks) return Run{losses_ == 0 ? job : jobs_->one_of(queue, time, losses_, salt_, block_.first)};
     dealing_ = deal(time);
+    dealing_no_time_ = finish.no_time;
     return split(queue.ranks);
   }
   return finish;
@@ -319,6 +323,7 @@ Scheduler Scheduler::part(const Block& block) const {
   scheduler.block_ = block;
   scheduler.deal_ = dealing_;
   scheduler.dealing_.reset();
+  scheduler.no_time_ = dealing_no_time_;
   scheduler.losses_ = 0;
   scheduler.world_ = false;
   return scheduler;

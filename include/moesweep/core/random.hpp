@@ -22,6 +22,7 @@ enum class Purpose : std::uint32_t {
   hash_table,
   sweep_sample,
   simulation,
+  claim,
 };
 
 /// Where a number is drawn: every field that does not apply stays 0.

@@ -68,7 +68,7 @@ struct Split {
 };
 /// Nothing is left that fits.
 struct Finish {
-  bool no_time = false;  ///< something open would fit the block's ranks, but not the time that is left
+  bool no_time = false;  ///< something open would fit the ranks of this block or of one that it came from, but not the time that is left
 };
 using Decision = std::variant<Run, Split, Finish>;
 
@@ -105,8 +105,9 @@ class Scheduler {
   std::shared_ptr<const Deal> dealing_;  // of the Split that next() gave last
   Block block_;
   std::uint64_t salt_;
-  int losses_ = 0;     // of claims, less the claims won since
-  bool world_ = true;  // no part of another
+  int losses_ = 0;                                  // of claims, less the claims won since
+  bool no_time_ = false, dealing_no_time_ = false;  // a block that this one, or its parts, come from had an open job for which the time was short
+  bool world_ = true;                               // no part of another
 };
 
 /// A job whose gang no block of this world can hold, with the reason for people.
