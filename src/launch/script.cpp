@@ -29,14 +29,16 @@ std::string shell_quoted(const std::vector<std::string>& words) {
 }
 
 std::string sbatch_quoted(std::string_view text) {
-  std::string quoted;
+  const auto plain = [](unsigned char c) {
+    return std::isalnum(c) != 0 || c >= 0x80 || std::string_view("_-./=:,+@%^[]").find(static_cast<char>(c)) != std::string_view::npos;
+  };
+  if (std::ranges::all_of(text, plain)) return std::string(text);
+  std::string quoted = "'";
   for (const char c : text) {
-    const auto byte = static_cast<unsigned char>(c);
-    const bool plain = std::isalnum(byte) != 0 || byte >= 0x80 || std::string_view("_-./=:,+@%^[]").find(c) != std::string_view::npos;
-    if (!plain) quoted += '\\';
-    quoted += c;
+    if (c == '\'' || c == '\\') quoted += std::string("'\\") + c + "'";
+    else quoted += c;
   }
-  return quoted;
+  return quoted + "'";
 }
 
 std::string output_pattern(const std::filesystem::path& path) {
@@ -107,7 +109,7 @@ std::string head(const std::string& what, const Scripts& scripts, const std::str
 void log_directives(std::string& text, const Scripts& scripts, const std::string& file) {
   directive(text, "--requeue");
   directive(text, "--open-mode=append");
-  directive(text, "--output=" + sbatch_quoted(output_pattern(scripts.folder / "slurm" / "logs")) + "/" + file);
+  directive(text, "--output=" + sbatch_quoted(output_pattern(scripts.folder / "slurm" / "logs") + "/" + file));
 }
 
 /// From the #SBATCH lines to the first step.

@@ -15,7 +15,7 @@ namespace moesweep::launch {
 std::string shell_quoted(std::string_view text);
 std::string shell_quoted(const std::vector<std::string>& words);
 
-/// One value of a #SBATCH line: sbatch splits such lines itself, and a backslash makes any byte stand for itself there.
+/// One value of a #SBATCH line, which sbatch splits itself: plain words as they are, others between single quotes, where a backslash still escapes.
 std::string sbatch_quoted(std::string_view text);
 
 /// A path as sbatch's --output takes it: `%` is doubled.
