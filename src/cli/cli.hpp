@@ -36,6 +36,8 @@ void add_train(CLI::App& app, Invocation& invocation);
 void add_route(CLI::App& app, Invocation& invocation);
 void add_bench(CLI::App& app, Invocation& invocation);
 void add_bench_store(CLI::App& group, Invocation& invocation);
+void add_submit(CLI::App& app, Invocation& invocation);
+void add_cancel(CLI::App& app, Invocation& invocation);
 void add_status(CLI::App& app, Invocation& invocation);
 void add_aggregate(CLI::App& app, Invocation& invocation);
 void add_retry(CLI::App& app, Invocation& invocation);

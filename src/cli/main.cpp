@@ -25,6 +25,8 @@ int main(int argc, char** argv) {
   cli::add_train(app, invocation);
   cli::add_route(app, invocation);
   cli::add_bench(app, invocation);
+  cli::add_submit(app, invocation);
+  cli::add_cancel(app, invocation);
   cli::add_status(app, invocation);
   cli::add_retry(app, invocation);
   cli::add_aggregate(app, invocation);

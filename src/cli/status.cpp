@@ -18,6 +18,7 @@
 #include "moesweep/core/text.hpp"
 #include "moesweep/launch/run.hpp"
 #include "moesweep/launch/status.hpp"
+#include "moesweep/launch/submit.hpp"
 
 namespace moesweep::cli {
 
@@ -40,8 +41,57 @@ std::string line_of(const launch::Failure& failure) {
   return fmt::format("  {:>6} {}: {} ({})\n", failure.trials.size(), failure.state, failure.reason, ids);
 }
 
+/// What the queue says of the folder's jobs; asked again at most every half minute.
+class Queue {
+ public:
+  explicit Queue(std::string folder) : folder_(std::move(folder)) {}
+
+  const std::optional<std::vector<launch::QueueEntry>>& now() {
+    constexpr auto kBetween = std::chrono::seconds(30);
+    constexpr double kLimitSeconds = 10.0;
+    if (!asked_ || Clock::now() - *asked_ >= kBetween) {
+      entries_ = launch::queue_of(folder_, kLimitSeconds);
+      asked_ = Clock::now();
+    }
+    return entries_;
+  }
+  Json json() {
+    if (!now()) return {};
+    Json list = Json::array();
+    for (const launch::QueueEntry& entry : *now()) list.push_back(entry.json());
+    return list;
+  }
+  std::string text() {
+    if (!now()) return "";
+    if (now()->empty()) return "queue: none of its jobs\n";
+    std::string text = "queue:\n";
+    for (const launch::QueueEntry& entry : *now()) {
+      text += fmt::format("  {} {}:", entry.kind, entry.job);
+      if (entry.running > 0) text += fmt::format(" {} running", entry.running);
+      if (entry.pending > 0) text += fmt::format("{} {} pending", entry.running > 0 ? "," : "", entry.pending);
+      std::string why;
+      for (const auto& [reason, count] : entry.reasons) why += (why.empty() ? "" : ", ") + reason;
+      if (!why.empty()) text += " (" + why + ")";
+      if (entry.pending > 0 && !entry.start.empty()) text += ", start about " + entry.start;
+      text += "\n";
+    }
+    return text;
+  }
+
+ private:
+  std::string folder_;
+  std::optional<std::vector<launch::QueueEntry>> entries_;
+  std::optional<Clock::time_point> asked_;
+};
+
+Json json_of(const launch::Standings& standings, Queue& queue) {
+  Json json = standings.json();
+  json["queue"] = queue.json();
+  return json;
+}
+
 /// The standings for a person; at most `most_lines` lines, of which running trials are cut first.
-std::string text_of(const launch::Standings& standings, std::size_t most_lines) {
+std::string text_of(const launch::Standings& standings, Queue& queue, std::size_t most_lines) {
   const auto removed = std::ranges::count(standings.trials, true, &launch::TrialStanding::removed);
   std::string text = fmt::format("{}: {} trials{}\n", standings.name, standings.trials.size(),
                                  removed > 0 ? fmt::format(", {} of them not in the sweep file any more", removed) : "");
@@ -52,6 +102,13 @@ std::string text_of(const launch::Standings& standings, std::size_t most_lines) 
   if (standings.tokens_per_second > 0 || standings.seconds_left) text += "\n";
 
   std::string after;
+  if (const auto slowest = standings.slowest(3); !slowest.empty()) {
+    after += "slowest:";
+    for (const launch::TrialStanding* trial : slowest)
+      after += fmt::format("{} {} {}", trial == slowest.front() ? "" : ",", trial->id, seconds_in_words(trial->status.seconds));
+    after += "\n";
+  }
+  after += queue.text();
   if (const auto failures = standings.failures(); !failures.empty()) {
     constexpr std::size_t kMostFailures = 8;
     after += "what went wrong:\n";
@@ -126,6 +183,7 @@ ExitCode watch(const StatusOptions& options) {
   const Keyboard keyboard;
   const bool screen = ::isatty(STDOUT_FILENO) != 0;
   const std::filesystem::path file = std::filesystem::path(options.folder) / "plan.json";
+  Queue queue(options.folder);
   launch::PlanOutline plan;
   std::optional<std::filesystem::file_time_type> read_at;
   for (;;) {
@@ -138,9 +196,9 @@ ExitCode watch(const StatusOptions& options) {
     const launch::Standings standings = launch::standings_of(options.folder, plan);
     const bool last = standings.all_ended();
     if (options.json) {
-      print(standings.json().dump() + "\n");
+      print(json_of(standings, queue).dump() + "\n");
     } else {
-      std::string text = text_of(standings, screen ? lines_of_screen() : 40);
+      std::string text = text_of(standings, queue, screen ? lines_of_screen() : 40);
       if (!last && keyboard.is_terminal()) text += "any key ends the watch\n";
       print((screen ? "\033[H\033[2J" : "") + text + (screen ? "" : "\n"));
     }
@@ -167,7 +225,8 @@ void add_status(CLI::App& app, Invocation& invocation) {
       return;
     }
     const launch::Standings standings = launch::standings_of(options->folder, launch::read_outline(options->folder));
-    print(options->json ? standings.json().dump(2) + "\n" : text_of(standings, std::numeric_limits<std::size_t>::max()));
+    Queue queue(options->folder);
+    print(options->json ? json_of(standings, queue).dump(2) + "\n" : text_of(standings, queue, std::numeric_limits<std::size_t>::max()));
     invocation.exit_code = exit_code_of_standings(standings);
   });
 }

@@ -1,12 +1,8 @@
 // See process.hpp.
 #include "process.hpp"
 
-#include <fcntl.h>
 #include <fmt/core.h>
-#include <poll.h>
 #include <signal.h>
-#include <spawn.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -24,8 +20,6 @@
 #include "moesweep/core/text.hpp"
 #include "moesweep/launch/command.hpp"
 #include "moesweep/launch/provenance.hpp"
-
-extern char** environ;
 
 namespace moesweep::launch {
 
@@ -205,50 +199,6 @@ std::optional<double> slurm_seconds_left() {
   constexpr double kMoment = 60, kShare = 0.1;
   const double left = std::difftime(end, std::time(nullptr));
   return left - std::min(kMoment, kShare * left);
-}
-
-std::optional<std::string> output_of(const std::vector<std::string>& command, double timeout_seconds) {
-  int ends[2];
-  if (::pipe2(ends, O_CLOEXEC) != 0) return std::nullopt;
-  posix_spawn_file_actions_t actions;
-  ::posix_spawn_file_actions_init(&actions);
-  ::posix_spawn_file_actions_adddup2(&actions, ends[1], STDOUT_FILENO);
-  ::posix_spawn_file_actions_addopen(&actions, STDERR_FILENO, "/dev/null", O_WRONLY, 0);
-  ::posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
-  std::vector<char*> arguments;
-  for (const std::string& argument : command) arguments.push_back(const_cast<char*>(argument.c_str()));
-  arguments.push_back(nullptr);
-  pid_t child = 0;
-  const int spawned = ::posix_spawnp(&child, arguments[0], &actions, nullptr, arguments.data(), environ);
-  ::posix_spawn_file_actions_destroy(&actions);
-  ::close(ends[1]);
-  if (spawned != 0) {
-    ::close(ends[0]);
-    return std::nullopt;
-  }
-  std::string output;
-  const auto deadline = std::chrono::steady_clock::now() + std::chrono::duration<double>(timeout_seconds);
-  bool ended = false;
-  while (!ended) {
-    const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now()).count();
-    pollfd wait{ends[0], POLLIN, 0};
-    const int ready = left > 0 ? ::poll(&wait, 1, static_cast<int>(left)) : 0;
-    if (ready < 0 && errno == EINTR) continue;
-    char buffer[4096];
-    const auto count = ready > 0 ? ::read(ends[0], buffer, sizeof buffer) : -1;
-    if (ready <= 0 || count < 0) {
-      ::kill(child, SIGKILL);
-      break;
-    }
-    output.append(buffer, static_cast<std::size_t>(count));
-    ended = count == 0;
-  }
-  ::close(ends[0]);
-  int status = 0;
-  while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {
-  }
-  if (!ended || !WIFEXITED(status) || WEXITSTATUS(status) != 0) return std::nullopt;
-  return output;
 }
 
 }  // namespace moesweep::launch

@@ -152,6 +152,15 @@ std::vector<Failure> Standings::failures() const {
   return failures;
 }
 
+std::vector<const TrialStanding*> Standings::slowest(std::size_t most) const {
+  std::vector<const TrialStanding*> done;
+  for (const TrialStanding& trial : trials)
+    if (trial.status.state == "done" && trial.status.seconds > 0) done.push_back(&trial);
+  std::ranges::stable_sort(done, std::greater<>(), [](const TrialStanding* trial) { return trial->status.seconds; });
+  done.resize(std::min(most, done.size()));
+  return done;
+}
+
 bool Standings::all_ended() const {
   return std::ranges::all_of(trials,
                              [](const TrialStanding& trial) { return trial.removed || trial.status.final || trial.status.state == "skipped"; });
@@ -172,12 +181,15 @@ Json Standings::json() const {
     if (trial.removed) entry["removed"] = true;
     list.push_back(std::move(entry));
   }
+  Json slow = Json::array();
+  for (const TrialStanding* trial : slowest(3)) slow.push_back({{"id", trial->id}, {"seconds", trial->status.seconds}});
   return {{"name", name},
           {"states", std::move(states)},
           {"all_ended", all_ended()},
           {"tokens_per_second", tokens_per_second},
           {"seconds_left", seconds_left ? Json(*seconds_left) : Json()},
           {"failures", std::move(failed)},
+          {"slowest", std::move(slow)},
           {"trials", std::move(list)},
           {"problems", problems}};
 }

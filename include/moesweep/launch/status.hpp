@@ -38,6 +38,8 @@ struct Standings {
 
   /// What went wrong, the most frequent first. Trials that wait, run or were preempted have not ended.
   std::vector<Failure> failures() const;
+  /// The trials that are done and took longest, longest first; at most so many.
+  std::vector<const TrialStanding*> slowest(std::size_t most) const;
   /// True when no trial waits, runs, or would run again.
   bool all_ended() const;
   Json json() const;
