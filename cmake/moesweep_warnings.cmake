@@ -5,7 +5,7 @@ target_compile_options(moesweep_warnings INTERFACE
   $<$<CXX_COMPILER_ID:GNU>:-Wno-restrict>)  # GCC 12 warns falsely in std::string (bug 105329)
 if(MOESWEEP_SANITIZE)
   # GCC 12 with sanitizers warns falsely inside <regex>.
-  target_compile_options(moesweep_warnings INTERFACE -fsanitize=${MOESWEEP_SANITIZE} -fno-omit-frame-pointer -g1 -Wno-maybe-uninitialized)
+  target_compile_options(moesweep_warnings INTERFACE -fsanitize=${MOESWEEP_SANITIZE} -fno-omit-frame-pointer -g1 $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized>)
   target_link_options(moesweep_warnings INTERFACE -fsanitize=${MOESWEEP_SANITIZE})
 endif()
 if(MOESWEEP_ASSERTIONS)

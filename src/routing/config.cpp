@@ -262,16 +262,13 @@ std::vector<BalanceConfig> RoutingConfig::terms() const {
 std::optional<LayerRange> layer_range(const std::string& text) {
   LayerRange range;
   const char *begin = text.data(), *end = begin + text.size();
-  auto [rest, code] = std::from_chars(begin, end, range.first);
-  if (code != std::errc() || range.first < 0) return std::nullopt;
+  auto read = std::from_chars(begin, end, range.first);
+  if (read.ec != std::errc() || range.first < 0) return std::nullopt;
   range.last = range.first;
-  if (rest == end) return range;
-  if (*rest != '-') return std::nullopt;
-  std::tie(rest, code) = [&] {
-    const auto result = std::from_chars(rest + 1, end, range.last);
-    return std::pair(result.ptr, result.ec);
-  }();
-  if (code != std::errc() || rest != end || range.last < range.first) return std::nullopt;
+  if (read.ptr == end) return range;
+  if (*read.ptr != '-') return std::nullopt;
+  read = std::from_chars(read.ptr + 1, end, range.last);
+  if (read.ec != std::errc() || read.ptr != end || range.last < range.first) return std::nullopt;
   return range;
 }
 

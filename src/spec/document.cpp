@@ -10,7 +10,6 @@
 #include "expression.hpp"
 #include "files.hpp"
 #include "keys.hpp"
-#include "moesweep/core/publish.hpp"
 #include "predicate.hpp"
 #include "values.hpp"
 
@@ -24,7 +23,10 @@ constexpr std::array kSweepKeys{"sweep", "base", "sets", "blocks", "grid", "zip"
 
 /// Files being read, outermost first: a file that names itself is a cycle.
 struct Reading {
-  std::vector<fs::path> stack;
+  Limits limits = {};
+  std::vector<fs::path> stack = {};
+  std::int64_t files = 0;         ///< read so far
+  std::int64_t range_values = 0;  ///< that ranges have given so far
 };
 
 class Step {
@@ -38,6 +40,7 @@ class Step {
       for (const fs::path& file : reading.stack) chain += shown(file) + " -> ";
       fail(mark, fmt::format("files name each other in a circle: {}{}", chain, shown(real)));
     }
+    if (++reading.files > reading.limits.files) fail(mark, fmt::format("more than {} files are read", reading.limits.files));
     reading.stack.push_back(real);
   }
   ~Step() { reading_.stack.pop_back(); }
@@ -48,12 +51,14 @@ class Step {
   Reading& reading_;
 };
 
-Node read_map(const fs::path& path) {
-  Node root = parse_yaml(read_text(path), shown(path));
+Node map_of(const std::string& text, const fs::path& path) {
+  Node root = parse_yaml(text, shown(path));
   if (root.is_scalar() && root.text.empty() && !root.quoted) return make_map(root.mark);
   if (!root.is_map()) fail(root.mark, fmt::format("expected a mapping of keys but found {}", root.in_words()));
   return root;
 }
+
+Node read_map(const fs::path& path) { return map_of(read_yaml_text(path), path); }
 
 /// The names under `base`: one file or a list of them, earliest first.
 std::vector<Node> bases_of(const Node& root) {
@@ -168,7 +173,18 @@ Node value_in(const Node& value, const std::string& path, const Mark& key_mark, 
     (void)convert(field, checked, path);
     return checked;
   }
-  if (value.is_map()) return nested_in(value, path, context);
+  if (value.is_map()) {
+    const Node* whole = context.element == nullptr ? value.find("whole") : nullptr;
+    if (whole == nullptr) return nested_in(value, path, context);
+    if (!whole->is_scalar() || whole->quoted || whole->text != "true")
+      fail(whole->mark, fmt::format("{}.whole: expected true but found {}", path, whole->in_words()),
+           "a section with `whole: true` is as one read from a file: what it does not set takes its default");
+    Node rest = value;
+    rest.erase("whole");
+    Node section = nested_in(rest, path, context);
+    section.whole = true;
+    return section;
+  }
   if (!value.is_scalar() || value.text.empty())
     fail(value.mark, fmt::format("{}: expected a mapping or the name of a file but found {}", path, value.in_words()));
   return section_file(value, path, context);
@@ -217,7 +233,10 @@ Node read_axes(const Node& axes, const std::string& kind, const Context& context
     const Key* key = Keys::instance().find(entry.key);
     if (key == nullptr && !context.document->is_group(entry.key)) fail_unknown_key(entry.mark, entry.key, context.document->groups());
     if (is_range(entry.value) && key != nullptr) {
-      result.entries.push_back({entry.key, entry.mark, nested_range(entry.value, entry.key)});
+      Reading& reading = *context.reading;
+      Node values = nested_range(entry.value, entry.key, reading.limits.values - reading.range_values);
+      reading.range_values += static_cast<std::int64_t>(values.items.size());
+      result.entries.push_back({entry.key, entry.mark, std::move(values)});
       continue;
     }
     if (!entry.value.is_list())
@@ -331,10 +350,12 @@ void check_name(const Node& name) {
     fail(name.mark, fmt::format("sweep: expected a name of letters, digits, '-', '_' and '.' but found {}", name.in_words()));
 }
 
-Document read_document(const fs::path& path, FileKind kind, Reading& reading, const Mark& named_at) {
+/// `text` in place of what the file holds, where there is one.
+Document read_document(const fs::path& path, FileKind kind, Reading& reading, const Mark& named_at, const std::string* text = nullptr) {
   const Step step(reading, path, named_at);
-  const Node root = read_map(path);
+  const Node root = text == nullptr ? read_map(path) : map_of(*text, path);
   Document document;
+  document.limits = reading.limits;
   document.mark = root.mark;
   for (const Node& base : bases_of(root))
     merge_documents(document, read_document(find_file(base.text, path.parent_path(), base.mark), kind, reading, base.mark));
@@ -399,24 +420,29 @@ std::vector<std::string> Document::groups() const {
   return names;
 }
 
-Document load_document(const fs::path& path, FileKind kind) {
-  Reading reading;
+Document load_document(const fs::path& path, FileKind kind, const Limits& limits) {
+  Reading reading{limits};
   return read_document(path, kind, reading, {});
 }
 
+Document document_of(const std::string& text, const fs::path& path, FileKind kind, const Limits& limits) {
+  Reading reading{limits};
+  return read_document(path, kind, reading, {}, &text);
+}
+
 Node nested(const Node& keys, const std::string& prefix, const fs::path& folder, const Document* document) {
-  Reading reading;
+  Reading reading{document == nullptr ? Limits{} : document->limits};
   return nested_in(keys, prefix, {folder, document, &reading});
 }
 
 Node nested_value(const Node& value, const std::string& path, const Mark& key_mark, const fs::path& folder, const Document* document) {
-  Reading reading;
+  Reading reading{document == nullptr ? Limits{} : document->limits};
   return value_in(value, path, key_mark, {folder, document, &reading});
 }
 
-Node nested_range(const Node& range, const std::string& path) {
+Node nested_range(const Node& range, const std::string& path, std::int64_t most) {
   const Key& key = *Keys::instance().find(path);
-  Node values = range_values(range, key);
+  Node values = range_values(range, key, most);
   for (const Node& item : values.items) (void)convert(key.field, item, path);
   return values;
 }

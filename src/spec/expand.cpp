@@ -155,7 +155,7 @@ class Compiler {
       }
       axes.push_back(std::move(axis));
     }
-    for (const auto& rows : {block.zip, block.sample ? std::optional<Node>(draw(*block.sample)) : std::nullopt}) {
+    for (const auto& rows : {block.zip, block.sample ? std::optional<Node>(draw(*block.sample, document_.limits.values)) : std::nullopt}) {
       if (!rows) continue;
       Axis axis;
       const Entry& first = rows->entries.front();
@@ -222,7 +222,8 @@ class Compiler {
 
 class Expander {
  public:
-  explicit Expander(const Document& document, const Selection& selection = {}) : document_(document), compiler_(document) {
+  explicit Expander(const Document& document, const Selection& selection = {}, Visit visit = {})
+      : document_(document), compiler_(document), visit_(std::move(visit)) {
     compiler_.compile(document.trial, "", root_);
     std::ranges::stable_sort(root_.ops, {}, &Op::depth);
     for (const Op& op : root_.ops) assign(op);
@@ -239,6 +240,16 @@ class Expander {
         compiled.push_back({set.key, std::move(choice)});
       }
     }
+  }
+
+  /// All blocks; what `chosen` passes over is not visited.
+  void run(const std::vector<bool>* chosen = nullptr) {
+    chosen_by_earlier_walk_ = chosen;
+    refuse_too_many();
+    if (document_.blocks)
+      for (const Block& block : *document_.blocks) run(block);
+    else run(document_.top);
+    if (counts.trials == 0) fail(document_.mark, fmt::format("no trial is left: exclude drops all {}", counts.excluded));
   }
 
   void run(const Block& block) {
@@ -282,19 +293,23 @@ class Expander {
     return bench_.config;
   }
 
-  /// Gives the trials that the selection does not choose; one that chooses none is an error.
-  void select() {
+  /// Which of the trials, by number, the selection chooses; one that chooses none is an error.
+  std::vector<bool> select() {
     for (const auto* terms : {&only_, &skip_})
       for (const Term& term : *terms)
         if (!term.condition && !term.found) fail(term.mark, fmt::format("no trial's id begins with {}", term.id), "`moesweep plan` lists them");
-    for (std::size_t i = 0; i < result.trials.size(); ++i)
-      if ((!only_.empty() && !wanted_[i]) || unwanted_[i]) result.passed_over.insert(result.trials[i].id);
-    if (result.passed_over.size() == result.trials.size())
-      fail({std::make_shared<const std::string>("command line"), 0, 0},
-           fmt::format("none of {} trials is left by --only and --skip", result.trials.size()));
+    std::vector<bool> chosen(static_cast<std::size_t>(counts.trials), true);
+    if (!has_selection()) return chosen;
+    for (std::size_t i = 0; i < chosen.size(); ++i) {
+      chosen[i] = (only_.empty() || wanted_[i]) && !unwanted_[i];
+      counts.passed_over += chosen[i] ? 0 : 1;
+    }
+    if (counts.passed_over == counts.trials)
+      fail({std::make_shared<const std::string>("command line"), 0, 0}, fmt::format("none of {} trials is left by --only and --skip", counts.trials));
+    return chosen;
   }
 
-  Sweep result;
+  Counts counts;
 
  private:
   struct NamedSet {
@@ -309,6 +324,37 @@ class Expander {
     Mark mark;
     bool found = false;
   };
+
+  bool has_selection() const { return !only_.empty() || !skip_.empty(); }
+
+  static std::int64_t combinations_of(const Block& block, std::int64_t most) {
+    std::int64_t product = 1;
+    const auto times = [&](std::size_t size) { product = __builtin_mul_overflow(product, size, &product) || product > most ? most + 1 : product; };
+    if (block.points) times(block.points->items.size());
+    if (block.zip) times(block.zip->entries.front().value.items.size());
+    if (block.sample) {
+      Field integer;
+      integer.type = FieldType::integer;
+      times(convert(integer, *block.sample->find("count"), "sample.count").get<std::size_t>());
+    }
+    if (block.grid)
+      for (const Entry& axis : block.grid->entries) times(axis.value.items.size());
+    return product;
+  }
+
+  void refuse_too_many() const {
+    const std::int64_t most = document_.limits.trials;
+    std::int64_t sum = 0;
+    const auto add = [&](const Block& block) {
+      sum += combinations_of(block, most);
+      if (sum > most)
+        fail(block.mark, fmt::format("more than {} combinations: a sweep has no more trials than that", most),
+             "a step, a count or an axis too many? `sample` draws some of many");
+    };
+    if (document_.blocks)
+      for (const Block& block : *document_.blocks) add(block);
+    else add(document_.top);
+  }
 
   std::vector<Term> compiled(const std::vector<std::string>& texts, const char* option) const {
     std::vector<Term> terms;
@@ -448,24 +494,28 @@ class Expander {
 
   void finish(const std::vector<Predicate>& excludes) {
     if (std::ranges::any_of(excludes, [&](const Predicate& exclude) { return holds(exclude); })) {
-      ++result.excluded;
+      ++counts.excluded;
       return;
     }
     if (failure_) fail_derived();
-    std::string id = bench_.id();
-    const auto [seen, is_new] = seen_.emplace(id, result.trials.size());
-    if (is_new) {
-      wanted_.push_back(false);
-      unwanted_.push_back(false);
+    const std::string id = bench_.id();
+    const auto [seen, is_new] = seen_.emplace(std::stoull(id, nullptr, 16), static_cast<std::uint32_t>(counts.trials));
+    const std::size_t number = seen->second;
+    if (has_selection()) {
+      if (is_new) {
+        wanted_.push_back(false);
+        unwanted_.push_back(false);
+      }
+      if (any_chooses(only_, id)) wanted_[number] = true;
+      if (any_chooses(skip_, id)) unwanted_[number] = true;
     }
-    if (any_chooses(only_, id)) wanted_[seen->second] = true;
-    if (any_chooses(skip_, id)) unwanted_[seen->second] = true;
     if (!is_new) {
-      ++result.duplicates_dropped;
+      ++counts.duplicates_dropped;
       return;
     }
     if (const std::string reason = train::refusal(bench_.config); !reason.empty()) refuse(reason);
-    result.trials.push_back({std::move(id), bench_.config});
+    ++counts.trials;
+    if (visit_ && (chosen_by_earlier_walk_ == nullptr || (*chosen_by_earlier_walk_)[number])) visit_(id, bench_.config);
   }
 
   /// The reason, at the last of the places that gave one of the keys it names: an axis before a set before the file.
@@ -528,10 +578,12 @@ class Expander {
   std::vector<std::size_t> turn_;
   std::vector<bool> active_;
   std::vector<std::string> chosen_;
-  std::unordered_map<std::string, std::size_t> seen_;  // id -> trial
-  std::vector<const Op*> derived_, base_derived_;      // the trial's, the file's own
-  std::vector<Progress> progress_;                     // by derived value
-  std::vector<std::size_t> reading_;                   // derived values that are being computed, outermost first
+  Visit visit_;
+  const std::vector<bool>* chosen_by_earlier_walk_ = nullptr;
+  std::unordered_map<std::uint64_t, std::uint32_t> seen_;  // an id is 64 bits -> the trial's number
+  std::vector<const Op*> derived_, base_derived_;          // the trial's, the file's own
+  std::vector<Progress> progress_;                         // by derived value
+  std::vector<std::size_t> reading_;                       // derived values that are being computed, outermost first
   std::vector<std::size_t> unknown_;
   std::optional<Error> failure_;
   std::vector<Term> only_, skip_;
@@ -553,7 +605,7 @@ Json json_of(const Node& value, const std::string& path, const Document& documen
   if (key != nullptr && !key->is_section) return with_none(convert(key->field, value, path));
   Json result = Json::object();
   if (key != nullptr && value.whole) {
-    // Written out in full, so that it stays whole when it is read as a mapping.
+    result["whole"] = true;
     for (std::size_t leaf = key->first; leaf < key->last; ++leaf) {
       const std::vector<std::string> parts = split_path(Keys::instance().leaves()[leaf].path.substr(path.size() + 1));
       Json* at = &result;
@@ -601,24 +653,44 @@ Json json_of_block(const Block& block, const Document& document) {
 }  // namespace
 
 Sweep expand(const Document& document, const Selection& selection) {
-  Expander expander(document, selection);
-  if (document.blocks)
-    for (const Block& block : *document.blocks) expander.run(block);
-  else expander.run(document.top);
-  if (expander.result.trials.empty()) fail(document.mark, fmt::format("no trial is left: exclude drops all {}", expander.result.excluded));
-  expander.select();
-  Sweep sweep = std::move(expander.result);
-  sweep.name = document.name ? document.name->text : document.path.stem().string();
+  Sweep sweep;
+  Expander expander(document, selection, [&](const std::string& id, const train::TrialConfig& config) { sweep.trials.push_back({id, config}); });
+  expander.run();
+  const std::vector<bool> chosen = expander.select();
+  for (std::size_t i = 0; i < chosen.size(); ++i)
+    if (!chosen[i]) sweep.passed_over.insert(sweep.trials[i].id);
+  sweep.duplicates_dropped = expander.counts.duplicates_dropped;
+  sweep.excluded = expander.counts.excluded;
+  sweep.name = document.sweep_name();
   sweep.resolved = resolved_json(document, sweep.name);
   return sweep;
+}
+
+Counts expand_each(const Document& document, const Selection& selection, const Visit& visit) {
+  if (selection.only.empty() && selection.skip.empty()) {
+    Expander expander(document, {}, visit);
+    expander.run();
+    return expander.counts;
+  }
+  std::vector<bool> chosen;
+  Counts counts;
+  {
+    Expander judge(document, selection);
+    judge.run();
+    chosen = judge.select();
+    counts = judge.counts;
+  }
+  Expander(document, {}, visit).run(&chosen);
+  return counts;
 }
 
 train::TrialConfig config_of(const Document& document) { return Expander(document).base(); }
 
 train::TrialConfig expand_trial(const Document& document) {
-  Expander expander(document);
+  train::TrialConfig trial;
+  Expander expander(document, {}, [&](const std::string&, const train::TrialConfig& config) { trial = config; });
   expander.run(Block{});
-  return std::move(expander.result.trials.front().config);
+  return trial;
 }
 
 Json resolved_json(const Document& document, const std::string& name) {

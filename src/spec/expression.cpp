@@ -9,14 +9,13 @@
 #include <memory>
 #include <utility>
 
+#include "limits.hpp"
+
 namespace moesweep::spec {
 
 namespace {
 
 using Term = std::function<Json(const Expression::Lookup&)>;
-
-constexpr int kDeepest = 64;
-constexpr std::size_t kLongest = 4096;
 
 /// The text, and how to point into it.
 struct Text {
@@ -89,7 +88,8 @@ class Parser {
       : where_(std::make_shared<const Text>(Text{node.text, node.mark, node.quoted})), text_(where_->text), leaves_(leaves) {}
 
   Term parse() {
-    if (text_.size() > kLongest) spec::fail(where_->mark, fmt::format("a derived value of {} characters: {} are the most", text_.size(), kLongest));
+    if (text_.size() > kLongestText)
+      spec::fail(where_->mark, fmt::format("a derived value of {} characters: {} are the most", text_.size(), kLongestText));
     Term term = sum(0);
     if (at_ < text_.size()) where_->fail_at(at_, fmt::format("expected an operator or the end but found {}", found()));
     return term;
@@ -146,7 +146,7 @@ class Parser {
   Term factor(int depth) {
     skip_space();
     const std::size_t start = at_;
-    if (depth > kDeepest) where_->fail_at(start, "nested too deep");
+    if (depth > kDeepestTerms) where_->fail_at(start, "nested too deep");
     if (accept("-"))
       return binary(
           '-', [](const Expression::Lookup&) { return Json(std::int64_t{0}); }, factor(depth + 1), start);

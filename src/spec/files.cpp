@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "keys.hpp"
+#include "limits.hpp"
 #include "moesweep/core/publish.hpp"
 #include "moesweep/spec/sweep.hpp"
 
@@ -31,7 +32,7 @@ bool is_folder(const fs::path& path) {
 std::vector<std::string> variants_in(const fs::path& file) {
   std::vector<std::string> names;
   if (is_file(file))
-    for (const Entry& entry : parse_yaml(read_text(file), shown(file)).entries) names.push_back(entry.key);
+    for (const Entry& entry : parse_yaml(read_yaml_text(file), shown(file)).entries) names.push_back(entry.key);
   return names;
 }
 
@@ -88,6 +89,15 @@ std::string shown(const fs::path& path) {
   const fs::path relative = fs::relative(path, error);
   if (error || relative.empty() || *relative.begin() == "..") return path.string();
   return relative.string();
+}
+
+std::string read_yaml_text(const fs::path& path) {
+  std::error_code error;
+  const std::uintmax_t bytes = fs::file_size(path, error);
+  if (!error && bytes > kMostFileBytes)
+    fail({std::make_shared<const std::string>(shown(path)), 0, 0},
+         fmt::format("{} bytes, and {} are the most of a YAML file", bytes, kMostFileBytes));
+  return read_text(path);
 }
 
 fs::path find_file(const std::string& name, const fs::path& folder, const Mark& mark) { return find(name, folder, mark, false).file; }

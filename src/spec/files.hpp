@@ -26,6 +26,9 @@ Place find_section(const std::string& name, const std::filesystem::path& folder,
 /// The file that a command line names: a path, or a name looked up in configs/`kind`, with or without `.yaml`.
 std::filesystem::path find_named(const std::string& name, const std::string& kind);
 
+/// The text of a YAML file; one larger than `kMostFileBytes` is a `config` error, what cannot be read an `io` error.
+std::string read_yaml_text(const std::filesystem::path& path);
+
 /// The path as messages show it: relative where it lies below the current folder.
 std::string shown(const std::filesystem::path& path);
 

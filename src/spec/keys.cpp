@@ -13,6 +13,8 @@ namespace moesweep::spec {
 
 namespace {
 
+constexpr std::size_t kLongestMeant = 200;  // no name is near to a longer word
+
 /// Edits (insert, delete, replace, swap of neighbours) between two words.
 std::size_t distance(std::string_view a, std::string_view b) {
   std::vector<std::size_t> before(b.size() + 1), last(b.size() + 1), now(b.size() + 1);
@@ -198,8 +200,12 @@ std::vector<std::string> names_of(const FieldList& fields) {
 std::string did_you_mean(std::string_view word, std::span<const std::string> candidates) {
   const std::string* best = nullptr;
   std::size_t fewest = std::max<std::size_t>(2, word.size() / 3) + 1;
-  for (const std::string& candidate : candidates)
+  if (word.size() > kLongestMeant) return "";
+  for (const std::string& candidate : candidates) {
+    const std::size_t longer = std::max(word.size(), candidate.size()) - std::min(word.size(), candidate.size());
+    if (longer >= fewest) continue;  // at least so many insertions
     if (const std::size_t edits = distance(word, candidate); edits < fewest) fewest = edits, best = &candidate;
+  }
   return best == nullptr ? "" : fmt::format(": did you mean '{}'?", *best);
 }
 
@@ -215,10 +221,11 @@ void fail_unknown_key_in(const Mark& mark, const std::string& path, const FieldL
   std::string near = did_you_mean(path, paths);
   const auto same_name = std::ranges::find_if(paths, [&](const std::string& known) { return known.ends_with("." + path); });
   if (near.empty() && same_name != paths.end()) near = fmt::format(": did you mean '{}'?", *same_name);
-  fail(mark, fmt::format("unknown key '{}' in {}{}", path, element, near));
+  fail(mark, fmt::format("unknown key '{}' in {}{}", shortened(path), element, near));
 }
 
 void fail_unknown_key(const Mark& mark, const std::string& path, std::span<const std::string> further) {
+  if (path.size() > kLongestMeant) fail(mark, fmt::format("unknown key '{}'", shortened(path)));
   for (std::size_t end = path.find_last_of(".["); end != std::string::npos && end > 0; end = path.find_last_of(".[", end - 1))
     if (const Key* key = Keys::instance().find(path.substr(0, end)); key != nullptr && holds_sections(key->field))
       fail(mark, fmt::format("'{}' is no key of its own: {} is one value", path, key->path),

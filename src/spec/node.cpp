@@ -12,19 +12,11 @@
 #include <unordered_set>
 #include <utility>
 
+#include "limits.hpp"
+
 namespace moesweep::spec {
 
 namespace {
-
-constexpr std::size_t kMostNodes = 4'000'000;  // aliases of aliases of aliases stop here
-constexpr std::size_t kDeepest = 32;
-
-std::size_t count_nodes(const Node& node) {
-  std::size_t count = 1;
-  for (const Entry& entry : node.entries) count += count_nodes(entry.value);
-  for (const Node& item : node.items) count += count_nodes(item);
-  return count;
-}
 
 /// Builds the tree from the parser's events.
 class Builder : public YAML::EventHandler {
@@ -39,7 +31,7 @@ class Builder : public YAML::EventHandler {
   void OnAlias(const YAML::Mark& mark, YAML::anchor_t anchor) override {
     const auto found = anchors_.find(anchor);
     if (found == anchors_.end()) fail(at(mark), "an alias inside the value that it names");
-    nodes_ += count_nodes(found->second);
+    count(count_nodes(found->second), at(mark));  // aliases of aliases of aliases stop here, before the copy
     leaf(found->second, 0);
   }
   void OnScalar(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor, const std::string& value) override {
@@ -70,7 +62,7 @@ class Builder : public YAML::EventHandler {
   void start(Node node, const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor) {
     if (!tag.empty() && tag != "?" && tag != "!") fail(at(mark), fmt::format("the tag {} has no meaning here", tag));
     if (!open_.empty() && open_.back().node.is_map() && !open_.back().key) fail(at(mark), "a key must be plain text");
-    if (open_.size() >= kDeepest) fail(at(mark), fmt::format("nested more than {} deep", kDeepest));
+    if (open_.size() >= kDeepestNodes) fail(at(mark), fmt::format("nested more than {} deep", kDeepestNodes));
     open_.push_back({std::move(node), anchor, {}, {}});
   }
 
@@ -81,8 +73,11 @@ class Builder : public YAML::EventHandler {
   }
 
   void leaf(Node node, YAML::anchor_t anchor) {
-    if (++nodes_ > kMostNodes) fail(node.mark, fmt::format("more than {} values", kMostNodes));
-    if (anchor != 0) anchors_.insert_or_assign(anchor, node);
+    count(1, node.mark);
+    if (anchor != 0) {
+      count(count_nodes(node), node.mark);  // it is kept a second time
+      anchors_.insert_or_assign(anchor, node);
+    }
     if (open_.empty()) {
       root_ = std::move(node);
       return;
@@ -94,13 +89,18 @@ class Builder : public YAML::EventHandler {
       if (!node.is_scalar()) fail(node.mark, "a key must be plain text");
       if (!open.keys.insert(node.text).second) {
         const auto first = std::ranges::find(open.node.entries, node.text, &Entry::key);
-        fail(node.mark, fmt::format("duplicate key '{}', first given at {}", node.text, place(first->mark)));
+        fail(node.mark, fmt::format("duplicate key '{}', first given at {}", shortened(node.text), place(first->mark)));
       }
       open.key.emplace(node.text, node.mark);
     } else {
       open.node.entries.push_back({std::move(open.key->first), std::move(open.key->second), std::move(node)});
       open.key.reset();
     }
+  }
+
+  void count(std::size_t nodes, const Mark& mark) {
+    nodes_ += nodes;
+    if (nodes_ > kMostNodes) fail(mark, fmt::format("more than {} values, with what anchors and aliases repeat", kMostNodes));
   }
 
   std::shared_ptr<const std::string> source_;
@@ -122,6 +122,7 @@ std::string advice(const std::string& text, int line) {
 }
 
 Node parse(const std::string& text, const std::shared_ptr<const std::string>& source, const Mark& fixed) {
+  if (text.size() > kMostFileBytes) fail(fixed.source ? fixed : Mark{source, 0, 0}, fmt::format("more than {} bytes", kMostFileBytes));
   std::istringstream in(text);
   Builder builder(source, fixed);
   try {
@@ -142,7 +143,9 @@ std::string place(const Mark& mark) {
   return mark.line == 0 ? *mark.source : fmt::format("{}:{}:{}", *mark.source, mark.line, mark.column);
 }
 
-void fail(const Mark& mark, const std::string& sentence, const std::string& hint) { throw Error(ErrorKind::config, sentence, place(mark), hint); }
+void fail(const Mark& mark, const std::string& sentence, const std::string& hint) {
+  throw Error(ErrorKind::config, shortened(sentence, 6000), place(mark), shortened(hint, 6000));
+}
 
 const Node* Node::find(std::string_view key) const {
   const auto found = std::ranges::find(entries, key, &Entry::key);
@@ -153,11 +156,25 @@ bool Node::erase(std::string_view key) {
   return std::erase_if(entries, [&](const Entry& entry) { return entry.key == key; }) > 0;
 }
 
+std::string shortened(const std::string& text, std::size_t most) {
+  if (text.size() <= most) return text;
+  std::size_t end = most;
+  while (end > 0 && (static_cast<unsigned char>(text[end]) & 0xC0) == 0x80) --end;  // no half of a character
+  return fmt::format("{}... ({} bytes)", text.substr(0, end), text.size());
+}
+
 std::string Node::in_words() const {
   if (is_map()) return "a mapping";
   if (is_list()) return "a list";
-  if (quoted) return fmt::format("the text \"{}\"", text);
-  return text.empty() ? "nothing" : text;
+  if (quoted) return fmt::format("the text \"{}\"", shortened(text));
+  return text.empty() ? "nothing" : shortened(text);
+}
+
+std::size_t count_nodes(const Node& node) {
+  std::size_t count = 1;
+  for (const Entry& entry : node.entries) count += count_nodes(entry.value);
+  for (const Node& item : node.items) count += count_nodes(item);
+  return count;
 }
 
 Node make_map(const Mark& mark) {

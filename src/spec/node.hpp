@@ -20,6 +20,9 @@ struct Mark {
 /// `file:line:column`, or the source alone.
 std::string place(const Mark& mark);
 
+/// A text as a message quotes it: its beginning, where it has more than `most` bytes.
+std::string shortened(const std::string& text, std::size_t most = 200);
+
 struct Entry;
 
 struct Node {
@@ -48,11 +51,15 @@ struct Entry {
   Node value;
 };
 
+/// The scalars, lists and mappings that it is made of, itself included.
+std::size_t count_nodes(const Node& node);
+
 Node make_map(const Mark& mark);
 Node make_list(const Mark& mark);
 Node make_scalar(std::string text, const Mark& mark, bool quoted = false);
 
-/// Parses one YAML document; an empty one is an empty mapping. Duplicate keys, tags, unclosed brackets and the like are `config` errors.
+/// Parses one YAML document; an empty one is an empty mapping. Duplicate keys, tags, unclosed brackets and the like are `config` errors;
+/// so is what limits.hpp does not allow.
 Node parse_yaml(const std::string& text, const std::string& source);
 
 /// Parses the value of a command-line override: `[...]`, `{...}` and quoted text as YAML, anything else as plain text.

@@ -54,7 +54,7 @@ Override read_override(const std::string& text, const Document& document, FileKi
   if (result.kind == Override::Kind::remove) return result;
 
   if (const Key* key = Keys::instance().find(result.key); key != nullptr && is_range(result.value) && !key->is_section && !holds_sections(key->field))
-    result.value = nested_range(result.value, result.key);
+    result.value = nested_range(result.value, result.key, document.limits.values);
   // Brackets make an axis, except for a field that is itself a list: there the list is the value, and a list of lists the axis.
   const bool list = result.value.is_list();
   const bool axis = list && (!is_list_field(result.key) || is_list_of_lists(result.value));

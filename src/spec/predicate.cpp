@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "document.hpp"
+#include "limits.hpp"
 
 namespace moesweep::spec {
 
@@ -17,8 +18,6 @@ namespace {
 
 using Condition = std::function<bool(const Values&)>;
 using Term = std::function<Json(const Values&)>;
-
-constexpr int kDeepest = 64;
 
 struct Token {
   std::string text;  ///< empty at the end
@@ -40,6 +39,8 @@ class Parser {
  public:
   Parser(const Node& node, const Document& document) : node_(node), document_(document), groups_(document.groups()) {
     if (!node.is_scalar() || node.text.empty()) spec::fail(node.mark, fmt::format("expected a condition but found {}", node.in_words()));
+    if (node.text.size() > kLongestText)
+      spec::fail(node.mark, fmt::format("a condition of {} characters: {} are the most", node.text.size(), kLongestText));
     split();
   }
 
@@ -100,18 +101,18 @@ class Parser {
 
   Condition expression(int depth) {
     Condition left = conjunction(depth);
-    while (accept("or")) left = [a = left, b = conjunction(depth)](const Values& values) { return a(values) || b(values); };
+    while (accept("or")) left = [a = std::move(left), b = conjunction(depth)](const Values& values) { return a(values) || b(values); };
     return left;
   }
 
   Condition conjunction(int depth) {
     Condition left = negation(depth);
-    while (accept("and")) left = [a = left, b = negation(depth)](const Values& values) { return a(values) && b(values); };
+    while (accept("and")) left = [a = std::move(left), b = negation(depth)](const Values& values) { return a(values) && b(values); };
     return left;
   }
 
   Condition negation(int depth) {
-    if (depth > kDeepest) fail_at(peek(), "nested too deep");
+    if (depth > kDeepestTerms) fail_at(peek(), "nested too deep");
     if (accept("not")) return [a = negation(depth + 1)](const Values& values) { return !a(values); };
     if (accept("(")) {
       Condition inner = expression(depth + 1);

@@ -10,7 +10,6 @@
 #include "expand.hpp"
 #include "files.hpp"
 #include "keys.hpp"
-#include "moesweep/core/publish.hpp"
 #include "overrides.hpp"
 
 namespace fs = std::filesystem;
@@ -35,13 +34,13 @@ std::string comment_of(const std::string& line) {
 }
 
 Preset from_file(const fs::path& file) {
-  Preset preset{file.stem().string(), "", file, false, read_text(file)};
+  Preset preset{file.stem().string(), "", file, false, read_yaml_text(file)};
   if (preset.yaml.starts_with("#")) preset.description = comment_of(lines_of(preset.yaml).front());
   return preset;
 }
 
 std::vector<Preset> from_variants(const fs::path& file) {
-  const std::string text = read_text(file);
+  const std::string text = read_yaml_text(file);
   const std::vector<std::string> lines = lines_of(text);
   std::vector<Preset> presets;
   std::vector<std::size_t> starts;  // first line of each entry, its comment included

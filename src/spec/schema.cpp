@@ -27,7 +27,9 @@ Json object_of(const FieldList& fields, const std::string& path, const Around& a
 Json section_schema(const FieldList& fields, const std::string& path, const Around& around) {
   for (const auto& [section, names] : around)
     if (names == names_of(fields)) return {{"$ref", "#/$defs/keys/" + section}};
-  return {{"anyOf", Json::array({object_of(fields, path, around), {{"$ref", "#/$defs/file"}}})}};
+  Json own = object_of(fields, path, around);
+  own["properties"]["whole"] = {{"const", true}, {"description", "as if the section were a file's: what it does not set takes its default"}};
+  return {{"anyOf", Json::array({std::move(own), {{"$ref", "#/$defs/file"}}})}};
 }
 
 Json schema_of(const Field& field, const std::string& path, const Around& around) {

@@ -77,26 +77,74 @@ std::string trial_yaml(const train::TrialConfig& config) {
   return "# moesweep trial " + train::id_of(config) + "\n" + yaml_text(fields_of(mine).dump());
 }
 
-std::vector<std::map<std::string, Json>> axes_of(const std::vector<Trial>& trials) {
-  std::vector<std::map<std::string, Json>> axes(trials.size());
-  if (trials.empty()) return axes;
-  train::TrialConfig bench = trials.front().config;
-  const std::vector<Leaf> leaves = leaves_of(fields_of(bench));
+struct Axes::Parts {
+  train::TrialConfig bench;  // the leaves are bound to it
+  std::vector<Leaf> leaves = leaves_of(fields_of(bench));
   std::vector<Json> first;
-  std::vector<bool> differs(leaves.size(), false);
-  for (const Leaf& leaf : leaves) first.push_back(leaf.field.get());
-  for (const Trial& trial : trials) {
-    bench = trial.config;
-    for (std::size_t i = 0; i < leaves.size(); ++i)
-      if (!differs[i]) differs[i] = leaves[i].field.get() != first[i];
+  std::vector<std::size_t> same, differing;
+};
+
+Axes::Axes() : parts_(std::make_unique<Parts>()) {}
+Axes::~Axes() = default;
+Axes::Axes(Axes&&) noexcept = default;
+Axes& Axes::operator=(Axes&&) noexcept = default;
+
+void Axes::see(const train::TrialConfig& config) {
+  Parts& parts = *parts_;
+  parts.bench = config;
+  if (parts.first.empty()) {
+    for (std::size_t i = 0; i < parts.leaves.size(); ++i) {
+      parts.first.push_back(parts.leaves[i].field.get());
+      parts.same.push_back(i);
+    }
+    return;
   }
-  for (std::size_t t = 0; t < trials.size(); ++t) {
-    bench = trials[t].config;
-    for (std::size_t i = 0; i < leaves.size(); ++i)
-      if (differs[i])  // of a mapping of sections what it says, not every default in it
-        axes[t].emplace(leaves[i].path, leaves[i].field.type == FieldType::section_map ? leaves[i].identity_value() : leaves[i].field.get());
-  }
-  return axes;
+  const auto changed = [&](std::size_t leaf) { return parts.leaves[leaf].field.get() != parts.first[leaf]; };
+  if (std::ranges::none_of(parts.same, changed)) return;
+  for (const std::size_t leaf : parts.same)
+    if (changed(leaf)) parts.differing.push_back(leaf);
+  std::erase_if(parts.same, changed);
 }
+
+std::map<std::string, Json> Axes::of(const train::TrialConfig& config) const {
+  Parts& parts = *parts_;
+  parts.bench = config;
+  std::map<std::string, Json> values;
+  for (const std::size_t leaf : parts.differing) {  // of a mapping of sections what it says, not every default in it
+    const Leaf& here = parts.leaves[leaf];
+    values.emplace(here.path, here.field.type == FieldType::section_map ? here.identity_value() : here.field.get());
+  }
+  return values;
+}
+
+std::vector<std::map<std::string, Json>> axes_of(const std::vector<Trial>& trials) {
+  Axes axes;
+  for (const Trial& trial : trials) axes.see(trial.config);
+  std::vector<std::map<std::string, Json>> values;
+  values.reserve(trials.size());
+  for (const Trial& trial : trials) values.push_back(axes.of(trial.config));
+  return values;
+}
+
+struct TrialStream::Parts {
+  Document document;
+  Selection selection;
+  std::string name;
+};
+
+TrialStream::TrialStream(const std::string& path, const std::vector<std::string>& overrides, Selection selection)
+    : parts_(std::make_unique<Parts>()) {
+  parts_->document = load_document(find_named(path, "sweeps"), FileKind::sweep);
+  apply_overrides(parts_->document, overrides, FileKind::sweep);
+  parts_->selection = std::move(selection);
+  parts_->name = parts_->document.sweep_name();
+}
+TrialStream::~TrialStream() = default;
+TrialStream::TrialStream(TrialStream&&) noexcept = default;
+TrialStream& TrialStream::operator=(TrialStream&&) noexcept = default;
+
+const std::string& TrialStream::name() const { return parts_->name; }
+
+Counts TrialStream::for_each(const Visit& visit) const { return expand_each(parts_->document, parts_->selection, visit); }
 
 }  // namespace moesweep::spec

@@ -90,12 +90,17 @@ bool is_range(const Node& node) {
   return node.is_map() && !node.whole && node.entries.size() == 1 && std::ranges::find(kRanges, node.entries.front().key) != kRanges.end();
 }
 
-Node range_values(const Node& range, const Key& key) {
-  const auto& [kind, mark, bounds] = range.entries.front();
+Node range_values(const Node& range, const Key& key, std::int64_t most) {
+  const auto& [kind, mark, given] = range.entries.front();
+  const Node& bounds = given;
   const std::string path = key.path + "." + kind;
   if (!is_number(key)) fail(mark, fmt::format("{}: {} is no number", path, key.path), "write its values as a list");
   require_list(bounds, 3, path, kind == "range" ? "[first, last, step]" : "[first, last, count]");
   Node values = make_list(range.mark);
+  const auto check_count = [&](bool too_many, std::int64_t count) {
+    if (too_many) fail(bounds.mark, fmt::format("{}: more than {} values", path, kMostValues));
+    if (count > most) fail(bounds.mark, fmt::format("{}: {} values, with which the ranges of the sweep stand for too many", path, count));
+  };
   const auto add = [&](std::string text) { values.items.push_back(make_scalar(std::move(text), bounds.mark)); };
   if (kind == "range" && key.field.type == FieldType::integer) {
     std::vector<std::int64_t> numbers;
@@ -103,7 +108,8 @@ Node range_values(const Node& range, const Key& key) {
     const Wide first = numbers[0], last = numbers[1], step = numbers[2];
     if (step == 0) fail(bounds.items[2].mark, fmt::format("{}: a step of 0 leads nowhere", path));
     if ((last - first) * (step < 0 ? -1 : 1) < 0) fail(bounds.mark, fmt::format("{}: the step leads away from the last value", path));
-    if ((last - first) / step >= kMostValues) fail(bounds.mark, fmt::format("{}: more than {} values", path, kMostValues));
+    const Wide steps = (last - first) / step;
+    check_count(steps >= kMostValues, steps >= kMostValues ? 0 : static_cast<std::int64_t>(steps) + 1);
     for (Wide value = first; step > 0 ? value <= last : value >= last; value += step) add(fmt::format("{}", static_cast<std::int64_t>(value)));
     return values;
   }
@@ -114,11 +120,13 @@ Node range_values(const Node& range, const Key& key) {
     if (step == 0) fail(bounds.items[2].mark, fmt::format("{}: a step of 0 leads nowhere", path));
     const double steps = (last - first) / step + 1e-9;  // 0 to 0.3 by 0.1 is three steps, whatever rounding says
     if (steps < 0) fail(bounds.mark, fmt::format("{}: the step leads away from the last value", path));
-    if (!(steps < static_cast<double>(kMostValues))) fail(bounds.mark, fmt::format("{}: more than {} values", path, kMostValues));
+    const bool too_many = !(steps < static_cast<double>(kMostValues));
+    check_count(too_many, too_many ? 0 : static_cast<std::int64_t>(steps) + 1);
     for (std::int64_t i = 0; i <= static_cast<std::int64_t>(steps); ++i) add(digits(first + static_cast<double>(i) * step));
     return values;
   }
   const std::int64_t count = count_of(bounds.items[2], path);
+  check_count(false, count);
   const bool logarithmic = kind == "logspace";
   if (logarithmic && (first <= 0 || last <= 0))
     fail(bounds.mark, fmt::format("{}: first and last are numbers > 0", path), "they are values, not exponents");
@@ -182,11 +190,21 @@ void check_distribution(const Node& distribution, const std::string& path, const
   for (const Node& item : bounds.items) (void)convert(key->field, item, path);  // both ends within the key's range: so is all between them
 }
 
-Node draw(const Node& sample) {
+Node draw(const Node& sample, std::int64_t most) {
   const auto count = static_cast<std::uint32_t>(count_of(*sample.find("count"), "sample.count"));
   const Node* given = sample.find("seed");
   const std::uint64_t seed = given == nullptr ? 1 : number_of(*given, FieldType::integer, "sample.seed").get<std::uint64_t>();
   Node rows = make_map(sample.mark);
+  std::int64_t in_a_row = 0;
+  for (const Entry& entry : sample.find("of")->entries) {
+    const Entry& kind = entry.value.entries.front();
+    std::size_t largest = 1;
+    if (kind.key == "choice")
+      for (const Node& item : kind.value.items) largest = std::max(largest, count_nodes(item));
+    in_a_row += static_cast<std::int64_t>(largest);
+  }
+  if (in_a_row > most / count)
+    fail(sample.find("count")->mark, fmt::format("sample: {} draws of {} values each are more than {} values", count, in_a_row, most));
   for (const Entry& entry : sample.find("of")->entries) {
     Node values = make_list(entry.value.mark);
     for (std::uint32_t row = 0; row < count; ++row) values.items.push_back(drawn(entry, seed, row));

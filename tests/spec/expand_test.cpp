@@ -164,7 +164,7 @@ Generated generate(std::mt19937& random) {
                                ": {choice: [" + kKnobs[knob].values[0] + ", " + kKnobs[knob].values[1] + "]}}";
       file += "    sample: {" + body + "}\n";
       std::vector<Settings> rows;
-      const Node rolled = draw(parse_yaml("{" + body + "}", "text"));
+      const Node rolled = draw(parse_yaml("{" + body + "}", "text"), 100);
       for (const Node& value : rolled.find(kKnobs[knob].key)->items) rows.push_back({{kKnobs[knob].key, value.text}});
       axes.push_back(rows);
     }

@@ -3,7 +3,9 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <map>
+#include <memory>
 #include <set>
 #include <string>
 #include <vector>
@@ -33,6 +35,35 @@ struct Selection {
   std::vector<std::string> skip;  ///< but not those for which one of these holds
 };
 
+/// What a sweep comes to.
+struct Counts {
+  std::int64_t trials = 0;  ///< without duplicates, those that the selection passes over included
+  std::int64_t duplicates_dropped = 0, excluded = 0, passed_over = 0;
+};
+
+/// Is handed a trial, which is the caller's until it returns.
+using Visit = std::function<void(const std::string& id, const train::TrialConfig& config)>;
+
+/// A sweep too large to be held: its trials are made anew, one by one, each time that they are walked through.
+class TrialStream {
+ public:
+  /// Reads the file as `load_sweep` does; its errors, but for those of single trials.
+  explicit TrialStream(const std::string& path, const std::vector<std::string>& overrides = {}, Selection selection = {});
+  ~TrialStream();
+  TrialStream(TrialStream&&) noexcept;
+  TrialStream& operator=(TrialStream&&) noexcept;
+
+  const std::string& name() const;
+
+  /// Hands the trials that the selection chooses to `visit`, in the order of `load_sweep` and with its errors. Any number of times, each alike. Keeps
+  /// some 50 bytes a trial meanwhile.
+  Counts for_each(const Visit& visit) const;
+
+ private:
+  struct Parts;
+  std::unique_ptr<Parts> parts_;
+};
+
 /// Where `models/...`, `data/...`, `routers/...` are looked up after the naming file's own folder: $MOESWEEP_CONFIGS, then the
 /// configs folder of the source tree or of the installation.
 std::vector<std::filesystem::path> config_folders();
@@ -49,6 +80,23 @@ std::string yaml_text(const Json& object);
 
 /// A trial's config as YAML that `load_trial` reads back to the same id.
 std::string trial_yaml(const train::TrialConfig& config);
+
+/// Finds the keys that differ among trials that are seen one by one, and then gives each one's.
+class Axes {
+ public:
+  Axes();
+  ~Axes();
+  Axes(Axes&&) noexcept;
+  Axes& operator=(Axes&&) noexcept;
+
+  void see(const train::TrialConfig& config);
+  /// By dotted path -> canonical value, once all trials were seen; execution fields too if they differ.
+  std::map<std::string, Json> of(const train::TrialConfig& config) const;
+
+ private:
+  struct Parts;
+  std::unique_ptr<Parts> parts_;
+};
 
 /// Keys that differ within the trials, by dotted path -> canonical value per trial (execution fields included only if they differ).
 std::vector<std::map<std::string, Json>> axes_of(const std::vector<Trial>& trials);
