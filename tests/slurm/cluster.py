@@ -139,9 +139,12 @@ class Cluster:
             raise
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind:
+            print(f"{self.queue()}\nwhat was found is left in {self.folder}", flush=True)
         self.stop()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        if not kind:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     # Daemons
 
