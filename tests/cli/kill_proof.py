@@ -19,11 +19,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import h5py
-import numpy
-
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
 from processes import processes_of
+from sweeps import Event, Numbers, check_done_once, check_numbers, journal, numbers_of
 
 PROGRAM = os.environ["MOESWEEP_PROGRAM"]
 KILLS = int(os.environ.get("MOESWEEP_KILLS", "200" if os.environ.get("MOESWEEP_FULL") == "1" else "20"))
@@ -37,9 +35,6 @@ SWEEP = [
 ]  # fmt: skip
 KILLS_OF_A_SWEEP = 10  # at most; then it is left to come to its end
 LAYOUTS = ["parallel.data=1", "parallel.data=2"]  # two trials at a time; one trial on both ranks
-COMPARED = {"trials", "axes", "metrics", "arrays"}
-# May differ (a file's digest covers its times).
-TIMED = {"training_seconds", "tokens_per_second", "digest", "seconds", "seconds_dispatch", "seconds_wait", "seconds_compute", "seconds_gradients"}
 # What a kill aims at, and how often. "launch": any moment from the start of mpirun to the second trial's end; "trial": any
 # moment of the time that a trial takes, from a trial's start on; the others: such a file has begun to be written, and some
 # milliseconds more.
@@ -48,10 +43,6 @@ WATCHED = {"checkpoint": ".checkpoint.h5.", "publish": ".trial.h5."}
 PHASES = ("publishing", "checkpointing", "training", "starting a trial")  # the most telling first
 INSIDE = PHASES[:3]
 PATIENCE = 900.0  # seconds for anything: no time is asserted, but nothing hangs
-
-Event = dict[str, Any]
-Numbers = dict[str, bytes]
-
 
 class Launch:
     """`mpirun -n 2 moesweep run` on a folder, to be killed."""
@@ -181,17 +172,6 @@ def trial_folders(folder: pathlib.Path) -> list[pathlib.Path]:
     return [path for path in folder.glob("trials/*/*") if path.is_dir()]
 
 
-def journal(files: Any) -> list[Event]:
-    events = []
-    for file in files:
-        for line in file.read_text().splitlines():
-            try:
-                events.append(json.loads(line))
-            except json.JSONDecodeError:
-                pass  # torn by the kill
-    return events
-
-
 def finished(folder: pathlib.Path) -> dict[str, tuple[Any, ...]]:
     """trial.h5 of each trial that has one, as the very file it is, with the attempts made so far."""
     found = {}
@@ -209,39 +189,19 @@ def call(*arguments: object) -> str:
     return done.stdout
 
 
-def numbers_of(folder: pathlib.Path) -> Numbers:
-    """Every number of the aggregate that does not tell of time, as bytes."""
+def numbers(folder: pathlib.Path) -> dict[str, Numbers]:
     call("aggregate", folder)
     assert ": sound" in call("verify", folder / "sweep.h5")
-    numbers = {}
-
-    def take(name: str, item: object) -> None:
-        path = name.split("/")
-        if isinstance(item, h5py.Dataset) and path[0] in COMPARED and not TIMED & set(path):
-            numbers[name] = numpy.asarray(item[()]).tobytes()
-
-    with h5py.File(folder / "sweep.h5") as file:
-        file.visititems(take)
-    assert any(name.startswith("arrays/steps/loss/") for name in numbers)
-    return numbers
+    rows = numbers_of(folder / "sweep.h5")
+    assert all("arrays/steps/loss" in row for row in rows.values())
+    return rows
 
 
-def check_whole_sweep(folder: pathlib.Path, undisturbed: Numbers) -> None:
-    numbers = numbers_of(folder)
-    assert numbers.keys() == undisturbed.keys(), numbers.keys() ^ undisturbed.keys()
-    different = [name for name, value in numbers.items() if value != undisturbed[name]]
-    assert not different, f"not the numbers of an undisturbed run: {different}"
-    done: collections.Counter[str] = collections.Counter()
-    last: dict[str, int] = {}
-    events = journal(folder.glob("journal/*"))
-    for event in events:
-        if event["event"] == "ended" and event["state"] == "done":
-            done[event["trial"]] += 1
-            last[event["trial"]] = event["attempt"]
-    assert len(done) == TRIALS and set(done.values()) == {1}, f"not each trial was done once: {done}"
-    for event in events:
-        if event["event"] == "started":
-            assert event["attempt"] <= last[event["trial"]], f"{event['trial']} was started after it was done"
+def check_whole_sweep(folder: pathlib.Path, undisturbed: dict[str, Numbers]) -> None:
+    found = numbers(folder)
+    assert found.keys() == undisturbed.keys(), found.keys() ^ undisturbed.keys()
+    check_numbers(found, undisturbed)
+    check_done_once(journal(folder.glob("journal/*")), TRIALS)
     left = [str(path) for path in folder.glob("trials/*/*/.*.h5.*.tmp")]
     assert not left, f"half-written files were left: {left}"
 
@@ -290,7 +250,7 @@ def prove(scratch: pathlib.Path) -> None:
         launch.wait_for_its_end()
         paces[layout] = Pace()
         paces[layout].learn(launch)
-        undisturbed[layout] = numbers_of(folder)
+        undisturbed[layout] = numbers(folder)
         rows = json.loads(call("results", folder / "sweep.h5", "--json"))
         assert [row["state"] for row in rows] == ["done"] * TRIALS, rows
     lap("undisturbed runs")
