@@ -4,13 +4,12 @@
 #include <algorithm>
 #include <cmath>
 
+#include "costs_parts.hpp"
 #include "router_parameters.hpp"
 
 namespace moesweep::model {
 
 namespace {
-/// The largest models that a config admits overflow 64 bits of bytes: then the largest number of bytes stands for them.
-std::int64_t to_bytes(double bytes) { return static_cast<std::int64_t>(std::min(bytes, 9e18)); }
 /// FFN experts that a token visits in one layer, on average: of expert choice and of methods that steer to top_k, top_k; where slots may go to
 /// zero, copy and constant experts, their share of them.
 double visited_experts(const ModelConfig& model, const routing::RoutingConfig& routing) {
@@ -42,7 +41,8 @@ Costs costs_of(const CostInput& input) {
   const std::int64_t embedding = input.vocabulary * d, head = m.tied_embeddings ? 0 : embedding;
   // Over the MoE layers: router parameters, router products of a token, visited FFN experts.
   std::int64_t router = 0, routed = 0;
-  double visited = 0, most_visited = 0;
+  double visited = 0;
+  ParameterCounts counts;
   for (std::int64_t layer = 0; layer < moe_layers; ++layer) {
     const routing::RoutingConfig own = input.routing.of_layer(layer);
     router += count_of(router_parameters(m, input.routing, layer));
@@ -51,7 +51,7 @@ Costs costs_of(const CostInput& input) {
       routed += count_of(router_parameters(m, input.routing, router_owner(input.routing, layer)));
     const double here = visited_experts(m, own);
     visited += here;
-    most_visited = std::max(most_visited, here);
+    counts.visited.push_back(here);
   }
 
   Costs costs;
@@ -75,21 +75,9 @@ Costs costs_of(const CostInput& input) {
     costs.training_exchanges_per_pass = (3 * forwards + 2) * moe_layers;
   }
 
-  const std::int64_t expert_parameters = moe_layers * m.experts * expert;
-  const std::int64_t local_parameters =
-      costs.parameters_total - expert_parameters + expert_parameters / std::max<std::int64_t>(1, input.expert_parallel);
-  costs.parameter_bytes = to_bytes(4.0 * static_cast<double>(input.value_bytes) * static_cast<double>(local_parameters));
-
-  // Values that backward needs, per token: norms, projections, attention probabilities, expert inputs, inner activations and outputs.
-  const std::int64_t attention_kept = 10 * d + 2 * m.heads * input.sequence_length;
-  const std::int64_t all_experts = m.experts + input.routing.extra_experts.routed();
-  const std::int64_t moe_kept = 3 * d + 4 * all_experts + 2 * shared_experts * 3 * f;
-  const std::int64_t dense_kept = 3 * d + 3 * m.dense_width;
-  const double kept =
-      static_cast<double>(m.layers * attention_kept + moe_layers * moe_kept + m.dense_layers * dense_kept + 3 * d + 2 * input.vocabulary) +
-      visited * static_cast<double>(3 * d + 2 * f);
-  const double working = static_cast<double>(input.vocabulary) + most_visited * static_cast<double>(3 * d + 4 * f);
-  costs.activation_bytes = to_bytes(static_cast<double>(input.tokens_per_pass) * (kept + working) * static_cast<double>(input.value_bytes));
+  counts.experts = static_cast<double>(moe_layers * m.experts * expert);
+  counts.dense = static_cast<double>(costs.parameters_total) - counts.experts;
+  costs.memory = memory_of(input, counts);
   return costs;
 }
 

@@ -4,8 +4,6 @@
 #include <algorithm>
 #include <cmath>
 
-#include "moesweep/model/costs.hpp"
-
 namespace moesweep::plan {
 
 namespace {
@@ -46,8 +44,12 @@ TrialCost cost_of(const train::TrialConfig& config, double flops_per_second, con
   input.tokens_per_pass = sequences_per_pass(config) * config.data.sequence_length;
   input.value_bytes = config.train.dtype == train::Precision::fp64 ? 8 : 4;
   input.expert_parallel = config.parallel.expert;
+  input.data_parallel = config.parallel.data;
+  input.passes = passes_of_step(config);
+  input.steps = config.steps();
   input.compute_bytes = config.train.dtype == train::Precision::bf16 ? 2 : input.value_bytes;
   input.recompute = config.parallel.recompute;
+  input.shard_moments = config.parallel.shard_moments;
   const model::Costs model = model::costs_of(input);
 
   TrialCost cost;
@@ -67,11 +69,36 @@ TrialCost cost_of(const train::TrialConfig& config, double flops_per_second, con
                                      static_cast<double>(model.forward_exchanges_per_pass * evaluations(config)) * batches);
   cost.exchange_seconds = cost.exchanged_bytes / exchange.bytes_per_second + exchanges * exchange.latency_seconds;
   cost.seconds = cost.flops / (flops_per_second * ranks) + cost.exchange_seconds;
-  cost.memory_bytes = static_cast<double>(model.rank_bytes());
+  cost.memory = model.memory;
+  cost.memory_bytes = cost.memory.peak();
   constexpr double kValuesPerParameter = 3;  // the weight and two moments
   cost.disk_bytes = trial_file_bytes(config) + kValuesPerParameter * static_cast<double>(model.parameters_total * input.value_bytes);
   return cost;
 }
+
+namespace {
+
+constexpr std::pair<const char*, double model::Memory::*> kMemoryParts[] = {{"parameters", &model::Memory::parameters},
+                                                                            {"gradients", &model::Memory::gradients},
+                                                                            {"moments", &model::Memory::moments},
+                                                                            {"activations", &model::Memory::activations},
+                                                                            {"loss", &model::Memory::loss},
+                                                                            {"experts", &model::Memory::experts},
+                                                                            {"exchange", &model::Memory::exchange},
+                                                                            {"reduction", &model::Memory::reduction},
+                                                                            {"evaluation", &model::Memory::evaluation},
+                                                                            {"decisions", &model::Memory::decisions},
+                                                                            {"framework", &model::Memory::framework},
+                                                                            {"kernels", &model::Memory::kernels},
+                                                                            {"holes", &model::Memory::holes}};
+
+Json parts_of(const model::Memory& memory) {
+  Json parts = Json::object();
+  for (const auto& [name, part] : kMemoryParts) parts[name] = memory.*part;
+  return parts;
+}
+
+}  // namespace
 
 Json TrialCost::json() const {
   return {{"ranks", ranks},
@@ -83,6 +110,7 @@ Json TrialCost::json() const {
           {"exchange_seconds", exchange_seconds},
           {"seconds", seconds},
           {"memory_bytes", memory_bytes},
+          {"memory", parts_of(memory)},
           {"disk_bytes", disk_bytes}};
 }
 

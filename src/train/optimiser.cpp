@@ -25,8 +25,16 @@ double learning_rate_at(const TrainConfig& config, std::int64_t step, std::int64
 }
 
 double gradient_norm(model::Parameters& parameters, comm::Transport& experts) {
+  // Piece by piece: the norm in fp64 makes a copy in fp64 of what it is asked for.
+  constexpr std::int64_t kPiece = 1 << 20;
   const auto squares = [&](ParameterClass c) {
-    return std::pow(at::linalg_vector_norm(parameters.buffers(c).gradient, 2, {}, false, at::kDouble).item<double>(), 2);
+    const at::Tensor& gradient = parameters.buffers(c).gradient;
+    double sum = 0;
+    for (std::int64_t first = 0; first < gradient.numel(); first += kPiece) {
+      const at::Tensor piece = gradient.narrow(0, first, std::min(kPiece, gradient.numel() - first));
+      sum += std::pow(at::linalg_vector_norm(piece, 2, {}, false, at::kDouble).item<double>(), 2);
+    }
+    return sum;
   };
   return std::sqrt(squares(ParameterClass::dense) + experts.all_reduce_sum(squares(ParameterClass::expert), "gradient norm of the experts"));
 }

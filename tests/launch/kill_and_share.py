@@ -92,7 +92,7 @@ def rank_that_fails_alone_ends_the_world_and_is_named():
         assert second.returncode == 1, output
         assert len(read(marks)) == trials
         ended = collections.Counter()
-        for file in (folder / "journal").iterdir():
+        for file in (folder / "journal").glob("*.jsonl"):
             for line in file.read_text().splitlines():
                 event = json.loads(line)
                 if event["event"] == "ended":

@@ -239,7 +239,8 @@ TEST(Costs, ClosedFormsCountTheBuiltModel) {
     EXPECT_EQ(costs.parameters_active, visited);
     const auto& dense = model.parameters().buffers(ParameterClass::dense);
     const auto& expert = model.parameters().buffers(ParameterClass::expert);
-    EXPECT_EQ(costs.parameter_bytes, 4 * (dense.value.nbytes() + expert.value.nbytes()));
+    EXPECT_EQ(costs.memory.parameters, static_cast<double>(dense.value.nbytes() + expert.value.nbytes()));
+    EXPECT_EQ(costs.memory.moments, 2 * costs.memory.parameters);
   }
 }
 

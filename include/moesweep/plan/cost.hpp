@@ -6,6 +6,7 @@
 #include <string>
 
 #include "moesweep/core/json.hpp"
+#include "moesweep/model/costs.hpp"
 #include "moesweep/train/config.hpp"
 
 namespace moesweep::plan {
@@ -30,7 +31,8 @@ struct TrialCost {
   double exchanged_bytes = 0.0;   ///< that each rank sends for routed rows, in the whole trial, on average
   double exchange_seconds = 0.0;  ///< estimated, of its seconds
   double seconds = 0.0;           ///< estimated, on its gang
-  double memory_bytes = 0.0;      ///< estimated, per rank, above the idle process
+  double memory_bytes = 0.0;      ///< estimated, per rank, above the idle process; the peak of its parts
+  model::Memory memory;           ///< the parts
   double disk_bytes = 0.0;        ///< estimated, of what it leaves behind and of one checkpoint
 
   Json json() const;
