@@ -311,22 +311,22 @@ class Submitter {
       if (trial.removed || passed_over(trial.id)) continue;
       ++result_.trials;
       const PlannedTrial& mine = *planned.at(trial.id);
-      if (!is_final(trial.status.state)) add(jobs, trial.id, mine.cost, mine.config);
+      if (!trial.status.final) add(jobs, trial.id, mine.cost, mine.config);
     }
     return jobs;
   }
 
   /// The same without touching the folder, which need not be there.
   std::vector<plan::Job> open_jobs_unprepared() {
-    std::map<std::string, std::string> states;
+    std::set<std::string> ended;
     if (std::error_code none; fs::exists(options_.folder / "plan.json", none))
-      for (const TrialStanding& trial : standings_of(options_.folder, read_outline(options_.folder)).trials) states[trial.id] = trial.status.state;
+      for (const TrialStanding& trial : standings_of(options_.folder, read_outline(options_.folder)).trials)
+        if (trial.status.final) ended.insert(trial.id);
     std::vector<plan::Job> jobs;
     for (const spec::Trial& trial : sweep_.trials) {
       if (passed_over(trial.id)) continue;
       ++result_.trials;
-      if (const auto known = states.find(trial.id); known == states.end() || !is_final(known->second))
-        add(jobs, trial.id, plan::cost_of(trial.config), trial.config);
+      if (!ended.contains(trial.id)) add(jobs, trial.id, plan::cost_of(trial.config), trial.config);
     }
     return jobs;
   }

@@ -55,7 +55,8 @@ class Launch:
         self.files_before = {entry.name for trial in trial_folders(folder) for entry in os.scandir(trial)}
         self.ranks: list[int] = []
         self.log = folder.with_name(folder.name + ".log")
-        command = [*MPIRUN, PROGRAM, "run", *SWEEP, layout, "--out", str(folder)]
+        # A kill of the whole world says nothing of a trial that ran alone: no number of them ends one.
+        command = [*MPIRUN, PROGRAM, "run", *SWEEP, layout, "--out", str(folder), "--retries", "crashed=1000"]
         # What MPI leaves behind when it is killed stays among our own files. A waiting rank gives its core away: beside other
         # work a trial on both ranks is several times as fast.
         left_behind = folder.parent / "mpi"

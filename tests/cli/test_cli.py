@@ -15,7 +15,7 @@ from processes import processes_of
 
 PROGRAM = os.environ["MOESWEEP_PROGRAM"]  # jobs/local.sh reads it too
 MPIRUN = ["mpirun", "--allow-run-as-root", "--oversubscribe", "--bind-to", "none", "-n"]
-SUBCOMMANDS = ["doctor", "schema", "routers", "plan", "run", "train", "status", "aggregate", "results", "diff", "verify", "route", "bench"]
+SUBCOMMANDS = ["doctor", "schema", "routers", "plan", "run", "train", "status", "aggregate", "results", "diff", "verify", "route", "bench", "retry", "submit", "cancel"]
 
 
 class Case(unittest.TestCase):
@@ -476,6 +476,128 @@ parallel: {expert: 2}
     def test_experts_that_cannot_be_spread_alike(self):
         _, err = self.call("plan", "gang.yaml", "parallel.expert=5", code=3)
         self.assertIn("parallel.expert = 5 must divide model.experts", err)
+
+
+class Faults(Case):
+    """Trials that die, hang, fail, leak or take too long among healthy ones: only they pay, and the others lose nothing."""
+
+    SWEEP = ("smoke", "train.steps=30", "checkpoint.every_steps=5")
+
+    def setUp(self):
+        super().setUp()
+        plan = json.loads(self.call("plan", *self.SWEEP, "--json")[0])
+        self.ids = [trial["id"] for trial in plan["trials"]]
+
+    def run_until_it_ends(self, *options, ranks=2):
+        """Starts the sweep again, as a job script does, while its step dies. Gives the last exit code, how often it was started, all messages."""
+        messages = ""
+        for starts in range(1, 12):
+            command = [*MPIRUN, str(ranks), PROGRAM, "run", *self.SWEEP, *map(str, options)]
+            done = subprocess.run(command, cwd=self.folder, check=False, capture_output=True, text=True, timeout=100)
+            messages += done.stdout + done.stderr
+            if done.returncode != 6 and done.returncode < 128:
+                return done.returncode, starts, messages
+        self.fail("it was started eleven times\n" + messages)
+
+    def states(self):
+        trials = json.loads(self.call("status", "runs/smoke", "--json", code=None)[0])["trials"]
+        return {self.ids.index(trial["id"]): trial for trial in trials}
+
+    def call(self, *arguments, ranks=0, code=0):
+        if code is not None:
+            return super().call(*arguments, ranks=ranks, code=code)
+        done = subprocess.run([PROGRAM, *map(str, arguments)], cwd=self.folder, check=False, capture_output=True, text=True, timeout=100)
+        return done.stdout, done.stderr
+
+    def assert_culprit(self, culprit, state):
+        standing = self.states()
+        self.assertEqual({number: trial["state"] for number, trial in standing.items()},
+                         {number: state if number == culprit else "done" for number in range(len(self.ids))})
+        return "" if culprit is None else standing[culprit]["reason"]
+
+    def test_a_trial_that_kills_its_step_pays_alone(self):
+        code, starts, messages = self.run_until_it_ends("--inject", "kill@trial=1,step=8")
+        self.assertEqual(code, 1, messages)
+        # Beside others it is a suspect, for nothing; alone (or when the others ended before the step did) it has a budget of two further attempts.
+        self.assertIn(starts, (4, 5), messages)
+        self.assertIn("its log ends:", self.assert_culprit(1, "crashed"))
+        self.assertIn("nothing to do", self.call("run", *self.SWEEP, code=1)[1])
+        self.assertIn("1 trial is pending again", self.call("retry", "runs/smoke", "--state", "crashed")[0])
+        self.call("run", *self.SWEEP)
+        self.assert_culprit(None, "done")
+
+    def test_one_crash_costs_nothing_but_time(self):
+        code, starts, messages = self.run_until_it_ends("--inject", "abort@trial=2,step=8,attempt=1")
+        self.assertEqual((code, starts), (0, 2), messages)
+        # Its numbers are those of an undisturbed run.
+        self.call("run", *self.SWEEP, "--out", "undisturbed")
+        found = []
+        for folder in ["runs/smoke", "undisturbed"]:
+            self.call("aggregate", folder)
+            found.append({row["id"]: row["metrics"]["loss"] for row in json.loads(self.call("results", folder + "/sweep.h5", "--json")[0])})
+        self.assertEqual(*found)
+
+    def test_a_hanging_trial_is_named_and_the_others_go_on(self):
+        code, starts, messages = self.run_until_it_ends("--inject", "hang@trial=1,step=8", "--stall-timeout", "4")
+        self.assertEqual((code, starts), (1, 2), messages)
+        self.assertIn("no sign of life for 4 s", self.assert_culprit(1, "timed_out"))
+        innocent = [event for event in self.journal(self.folder / "runs/smoke") if event["event"] == "ended" and event["state"] == "preempted"]
+        for event in innocent:
+            self.assertFalse(event["charged"])
+
+    def test_a_hanging_rank_of_a_gang(self):
+        code, _, messages = self.run_until_it_ends("parallel.data=2", "--inject", "hang@trial=1,step=8,rank=1", "--stall-timeout", "4")
+        self.assertEqual(code, 1, messages)
+        self.assert_culprit(1, "timed_out")
+
+    def test_an_exception_and_numbers_that_are_none(self):
+        code, starts, messages = self.run_until_it_ends("--inject", "exception@trial=0,step=8", "--inject", "nan@trial=3,step=8")
+        self.assertEqual((code, starts), (1, 1), messages)
+        states = self.states()
+        self.assertEqual((states[0]["state"], states[0]["reason"]), ("failed", "injected exception"))
+        self.assertEqual(states[3]["state"], "diverged")
+        self.assertEqual([states[1]["state"], states[2]["state"]], ["done", "done"])
+
+    def test_a_leak_ends_at_the_limit(self):
+        code, starts, messages = self.run_until_it_ends("--inject", "leak@trial=1,step=8", "--memory-limit", "2GiB")
+        self.assertEqual((code, starts), (1, 1), messages)
+        self.assert_culprit(1, "out_of_memory")
+
+    def test_a_slow_trial_is_timed_out_with_a_checkpoint(self):
+        options = ("--inject", "slow@trial=1,seconds=0.5", "--trial-timeout", "4")
+        code, starts, messages = self.run_until_it_ends(*options)
+        self.assertEqual((code, starts), (1, 1), messages)
+        self.assertIn("--trial-timeout", self.assert_culprit(1, "timed_out"))
+        trial = self.folder / "runs/smoke/trials" / self.ids[1][:2] / self.ids[1]
+        self.assertTrue((trial / "checkpoint.h5").exists())
+        self.call("retry", "runs/smoke", "--state", "timed_out")
+        self.call("run", *self.SWEEP)
+        self.assert_culprit(None, "done")
+
+    def test_a_disk_that_is_full_costs_no_trial_anything(self):
+        code, _, messages = self.run_until_it_ends("--inject", "full_disk@trial=1,step=4,attempt=1", ranks=1)
+        self.assertEqual(code, 4, messages)
+        self.assertIn("run the same command again", messages)
+        self.call("run", *self.SWEEP, "--retries", "crashed=0")
+        self.assert_culprit(None, "done")
+
+    def test_too_many_failures_end_the_sweep(self):
+        faults = [word for number in range(4) for word in ("--inject", f"exception@trial={number},step=2")]
+        out, err = self.call("run", *self.SWEEP, *faults, "--max-failures", "1", code=1)
+        self.assertIn("too many trials failed", err)
+        self.assertIn("2 failed, 2 pending", out)
+
+    def test_a_deadline_stops_with_75_and_the_next_run_goes_on(self):
+        out, _ = self.call("run", *self.SWEEP, "train.steps=100000", "--deadline", "4", code=75)
+        self.assertIn("preempted", out)
+        self.assertNotIn("failed", out)
+
+    def test_words_that_are_no_limits(self):
+        for option, word in [("--deadline", "soon"), ("--trial-timeout", "-1"), ("--stall-timeout", "1:99"), ("--memory-limit", "2 horses"),
+                             ("--retries", "done=1"), ("--inject", "explode"), ("--max-failures", "-1")]:
+            _, err = self.call("run", "smoke", option, word, code=2)
+            self.assertIn(option, err, option)
+        self.call("retry", "nowhere", code=4)
 
 
 class Aggregating(Case):
