@@ -283,20 +283,20 @@ class Clock {
   void crash(std::size_t w, std::size_t b) {
     World& world = worlds_[w];
     ++result_.crashes;
-    if (world.running == 1) {
-      Trial& trial = trials_[world.blocks[b].job];
-      if (++trial.crashes >= options_.crash_budget) {
-        account(world.blocks[b], now_);
-        result_.makespan_seconds = now_;
-        ++result_.jobs_crashed;
-        world.blocks[b].job = kNone;
-      }
+    const std::size_t job = world.blocks[b].job;
+    Trial& trial = trials_[job];
+    const bool named = uniform(4, static_cast<std::uint32_t>(job), trial.attempts) < options_.named_share;
+    if ((named || world.running == 1) && ++trial.crashes >= options_.crash_budget) {
+      account(world.blocks[b], now_);
+      result_.makespan_seconds = now_;
+      ++result_.jobs_crashed;
+      world.blocks[b].job = kNone;
     }
-    stop(w, false, true);
+    stop(w, false, !named, false);
   }
 
-  /// The world ends: what runs goes on from its checkpoint, at a deadline from where it is; after a crash as suspects.
-  void stop(std::size_t w, bool checkpointed, bool crashed) {
+  /// The world ends: what runs goes on from its checkpoint, at a deadline from where it is; as suspects after a crash that named none.
+  void stop(std::size_t w, bool checkpointed, bool suspect, bool new_allocation = true) {
     World& world = worlds_[w];
     for (BlockState& block : world.blocks) {
       if (block.job == kNone) continue;
@@ -307,7 +307,7 @@ class Clock {
                               : std::floor(worked / options_.checkpoint_seconds) * options_.checkpoint_seconds;
       trial.left -= std::min(kept, trial.left);
       lost_ += (worked - kept) * static_cast<double>(jobs_[block.job].ranks);
-      if (crashed || world.phase == Phase::alone) {
+      if (suspect || world.phase == Phase::alone) {
         world.suspects.push_back(block.job);
       } else {
         trial.to_go_on = true;
@@ -315,7 +315,7 @@ class Clock {
       }
       block.job = kNone;
     }
-    again(w, !crashed);
+    again(w, new_allocation);
   }
 
   void again(std::size_t w, bool new_allocation) {
@@ -389,7 +389,8 @@ Simulation simulate(std::span<const Job> jobs, const SimulationOptions& options)
   check(options.ranks >= 1, "at least one rank");
   check(options.worlds >= 1 && options.worlds <= options.ranks, "between one world and one for each rank");
   check(options.noise >= 0.0 && options.failures_per_rank_hour >= 0.0, "noise and failures of at least 0");
-  check(options.crash_probability >= 0.0 && options.crash_probability <= 1.0, "a crash probability between 0 and 1");
+  check(options.crash_probability >= 0.0 && options.crash_probability <= 1.0 && options.named_share >= 0.0 && options.named_share <= 1.0,
+        "a probability and a share between 0 and 1");
   check(options.walltime_seconds > 0.0, "a walltime above 0");
   check(options.restart_seconds >= 0.0 && options.checkpoint_seconds >= 0.0 && options.claim_seconds >= 0.0, "times of at least 0");
   return Clock(jobs, options).run();

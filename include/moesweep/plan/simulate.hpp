@@ -12,11 +12,12 @@ namespace moesweep::plan {
 
 struct SimulationOptions {
   std::int64_t ranks = 1;
-  std::int64_t worlds = 1;                                            ///< elements of a job array; they share the ranks evenly, each has its shard
-  double noise = 0.0;                                                 ///< sigma of a log-normal factor of mean 1 on each job's seconds
-  double failures_per_rank_hour = 0.0;                                ///< of nodes; the world of a failed rank starts again and pays nothing
-  double crash_probability = 0.0;                                     ///< of one attempt at a trial, at a random moment of it
-  int crash_budget = 2;                                               ///< crashes alone after which a trial is given up
+  std::int64_t worlds = 1;              ///< elements of a job array; they share the ranks evenly, each has its shard
+  double noise = 0.0;                   ///< sigma of a log-normal factor of mean 1 on each job's seconds
+  double failures_per_rank_hour = 0.0;  ///< of nodes; the world of a failed rank starts again and pays nothing
+  double crash_probability = 0.0;       ///< of one attempt at a trial, at a random moment of it
+  double named_share = 0.0;             ///< of the crashes: the dying process or the watchdog names the trial, which alone pays
+  int crash_budget = 2;                 ///< crashes alone, or named, after which a trial is given up
   double walltime_seconds = std::numeric_limits<double>::infinity();  ///< of one allocation of a world; another follows while something is left
   double restart_seconds = 60.0;                                      ///< until a world is there again
   double checkpoint_seconds = 600.0;                                  ///< between checkpoints: the most that an attempt loses when its world dies
@@ -48,7 +49,8 @@ struct Simulation {
 };
 
 /// Runs the scheduler over a simulated clock. The same for the same jobs and options on every machine.
-/// A suspect (its world died of a crash while several trials ran) runs alone after the world's other jobs; only a crash alone counts.
+/// A suspect (its world died of a crash while several trials ran, and nothing named the culprit) runs alone after the world's other jobs; only a
+/// crash alone, or a named one, counts.
 /// Errors: `usage` when an option is out of its range, or when the sweep gets nowhere (worlds die faster than they checkpoint).
 Simulation simulate(std::span<const Job> jobs, const SimulationOptions& options);
 /// Every job taking its estimate, claims at once, nothing failing.
