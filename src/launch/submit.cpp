@@ -322,11 +322,12 @@ class Submitter {
     if (std::error_code none; fs::exists(options_.folder / "plan.json", none))
       for (const TrialStanding& trial : standings_of(options_.folder, read_outline(options_.folder)).trials) states[trial.id] = trial.status.state;
     std::vector<plan::Job> jobs;
+    const plan::MachineSpeed speed = plan::machine_speed();
     for (const spec::Trial& trial : sweep_.trials) {
       if (passed_over(trial.id)) continue;
       ++result_.trials;
       if (const auto known = states.find(trial.id); known == states.end() || !is_final(known->second))
-        add(jobs, trial.id, plan::cost_of(trial.config), trial.config);
+        add(jobs, trial.id, plan::cost_of(trial.config, speed), trial.config);
     }
     return jobs;
   }
