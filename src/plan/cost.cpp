@@ -24,18 +24,33 @@ std::int64_t evaluations(const train::TrialConfig& config) {
   return every > 0 ? (steps + every - 1) / every : 1;  // the last step always evaluates
 }
 
+/// trial.h5: the series of Trainer::declare_series, and what HDF5 and the provenance take whatever the size.
 double trial_file_bytes(const train::TrialConfig& config) {
-  const auto layers = static_cast<double>(config.model.layers - config.model.dense_layers);
-  const auto domains = static_cast<double>(config.data.domains.size());
+  const auto layers = static_cast<double>(config.model.layers - config.model.dense_layers), steps = static_cast<double>(config.steps());
+  const auto domains = static_cast<double>(config.data.domains.size()), ranks = static_cast<double>(config.ranks());
   const auto experts = static_cast<double>(config.model.experts + config.routing.extra_experts.routed());
-  constexpr double kBytes = 8, kScalarsPerStep = 8, kScalarsPerEvaluation = 16, kReadings = 2, kFixed = 65536;
-  return kFixed + kBytes * static_cast<double>(config.steps()) * (kScalarsPerStep + 2 * layers) +
-         kBytes * kReadings * static_cast<double>(evaluations(config)) * (layers * (domains * experts + kScalarsPerEvaluation) + 2 * domains);
+  constexpr double kBytes = 8, kReadings = 2, kOfStep = 10, kOfStepAndLayer = 3, kOfStepAndRank = 5, kOfReadingAndLayer = 11, kFixed = 28000;
+  const double step = kOfStep + kOfStepAndLayer * layers + kOfStepAndRank * ranks;
+  double reading = 2 + 2 * domains + layers * (kOfReadingAndLayer + domains * experts + experts);
+  if (config.routing.has_capacity() || config.routing.evaluation.capacity_factor) reading += layers * (1 + domains * experts + experts);
+  double bytes = kFixed + kBytes * (steps * step + kReadings * static_cast<double>(evaluations(config)) * reading);
+  if (config.routing.record) {  // four bytes for each token and slot, in every layer and pass
+    const double tokens = steps * static_cast<double>(config.step_tokens()) + static_cast<double>(evaluations(config) * config.evaluation.tokens);
+    bytes += 4 * tokens * layers * (1 + static_cast<double>(config.routing.top_k));
+  }
+  return bytes;
 }
 
-}  // namespace
-
-namespace {
+/// trace.h5, in one reading.
+double trace_file_bytes(const train::TrialConfig& config) {
+  const auto tokens = static_cast<double>(std::min(config.evaluation.trace_tokens, config.evaluation.tokens));
+  if (tokens == 0) return 0;
+  const auto layers = static_cast<double>(config.model.layers - config.model.dense_layers);
+  const auto experts = static_cast<double>(config.model.experts + config.routing.extra_experts.routed());
+  constexpr double kOfToken = 6 * 4 + 8, kOfSlot = 9, kFixed = 16000;
+  return kFixed +
+         tokens * (kOfToken + layers * (kOfSlot * static_cast<double>(config.routing.top_k) + (config.evaluation.trace_logits ? 4 * experts : 0)));
+}
 
 model::Costs model_costs(const train::TrialConfig& config) {
   model::CostInput input;
@@ -131,8 +146,9 @@ TrialCost cost_of(const train::TrialConfig& config, const MachineSpeed& speed) {
   }
   cost.memory = model.memory;
   cost.memory_bytes = cost.memory.peak();
-  constexpr double kValuesPerParameter = 3;  // the weight and two moments
-  cost.disk_bytes = trial_file_bytes(config) +
+  // trial.h5 and the largest checkpoint: weights, two moments, and the record once more.
+  constexpr double kValuesPerParameter = 3, kCheckpointFixed = 28000;
+  cost.disk_bytes = 2 * trial_file_bytes(config) + readings(config) * trace_file_bytes(config) + kCheckpointFixed +
                     kValuesPerParameter * static_cast<double>(model.parameters_total * (config.train.dtype == train::Precision::fp64 ? 8 : 4));
   return cost;
 }
