@@ -3,12 +3,17 @@
 
 #include <fmt/core.h>
 
+#include <algorithm>
+#include <filesystem>
 #include <memory>
 #include <utility>
 
 #include "cli.hpp"
 #include "moesweep/core/log.hpp"
+#include "moesweep/core/text.hpp"
 #include "moesweep/core/version.hpp"
+#include "moesweep/launch/provenance.hpp"
+#include "moesweep/plan/cost.hpp"
 #include "moesweep/spec/presets.hpp"
 #include "moesweep/spec/sweep.hpp"
 #include "moesweep/train/trial.hpp"
@@ -100,6 +105,95 @@ void add_bench_comm(CLI::App& group, Invocation& invocation) {
   });
 }
 
+plan::MachineSpeed speed_of(const train::Calibration& calibration) {
+  plan::MachineSpeed machine;
+  machine.cpu = launch::cpu_model();
+  machine.date = utc_now();
+  machine.version = fmt::format("moesweep {} ({})", version(), git_version());
+  for (const auto& p : calibration.products)
+    (p.dtype == train::Precision::bf16 ? machine.bf16 : machine.fp32)
+        .products.push_back({static_cast<double>(p.rows), static_cast<double>(p.width), p.flops_per_second});
+  for (const train::Precision dtype : {train::Precision::fp32, train::Precision::bf16}) {
+    std::vector<plan::MeasuredTrial> trials;
+    for (const auto& trial : calibration.trials)
+      if (trial.config.train.dtype == dtype) trials.push_back({trial.config, trial.step_seconds, trial.evaluation_seconds});
+    plan::fit(dtype == train::Precision::bf16 ? machine.bf16 : machine.fp32, trials);
+  }
+  machine.exchange_measured = !calibration.exchange.exchanges.empty() && calibration.exchange.bytes_per_second > 0;
+  if (machine.exchange_measured) machine.exchange = {calibration.exchange.latency, calibration.exchange.bytes_per_second};
+  return machine;
+}
+
+/// Seconds that the fit gives for a measured trial's step.
+double predicted_step_seconds(const train::TrialConfig& config, const plan::MachineSpeed& machine) {
+  train::TrialConfig one = config;
+  one.evaluation.tokens = 1;
+  one.train.steps = 1;
+  const double once = plan::cost_of(one, machine).seconds;
+  one.train.steps = 2;
+  one.evaluation.every_steps = 0;
+  return plan::cost_of(one, machine).seconds - once;
+}
+
+std::string in_words(const plan::MachineSpeed& machine, const train::Calibration& calibration) {
+  std::vector<std::vector<std::string>> rows{{"GFLOP/s of products", "rows"}};
+  std::vector<double> widths;
+  for (const auto& p : machine.fp32.products)
+    if (std::ranges::find(widths, p.width) == widths.end()) widths.push_back(p.width);
+  for (const double width : widths) rows[0].push_back(fmt::format("width {:.0f}", width));
+  for (const auto* speed : {&machine.fp32, &machine.bf16})
+    for (const auto& p : speed->products) {
+      if (p.width == widths.front()) rows.push_back({speed == &machine.fp32 ? "fp32" : "bf16", fmt::format("{:.0f}", p.rows)});
+      rows.back().push_back(fmt::format("{:.0f}", 1e-9 * p.flops_per_second));
+    }
+  std::vector<std::vector<std::string>> trials{{"trial", "width", "layers", "tokens a step", "ms a step", "by the fit"}};
+  for (const auto& trial : calibration.trials)
+    trials.push_back({trial.config.train.dtype == train::Precision::bf16 ? "bf16" : "fp32", std::to_string(trial.config.model.width),
+                      std::to_string(trial.config.model.layers), std::to_string(trial.config.step_tokens()),
+                      fmt::format("{:.1f}", 1e3 * trial.step_seconds), fmt::format("{:.1f}", 1e3 * predicted_step_seconds(trial.config, machine))});
+  std::string text = fmt::format("{}, one thread\n\n{}\n{}", machine.cpu, table(rows), table(trials));
+  if (machine.exchange_measured)
+    text += fmt::format("exchanges: {:.1f} us and {:.2f} GB/s\n", 1e6 * machine.exchange.latency_seconds, 1e-9 * machine.exchange.bytes_per_second);
+  return text;
+}
+
+void add_bench_calibrate(CLI::App& group, Invocation& invocation) {
+  struct Options {
+    train::CalibrationOptions bench;
+    std::string out;
+    bool json = false;
+  };
+  auto options = std::make_shared<Options>();
+  CLI::App* sub =
+      subcommand(group, "calibrate",
+                 "Measure this machine, for the times that `plan`, `run` and `submit` estimate: products by size in fp32 and bf16, steps\n"
+                 "and evaluations of a few small trials, and on several ranks exchanges. Half a minute on an idle machine.",
+                 "mpirun -n 2 moesweep bench calibrate");
+  sub->add_option("--out", options->out, "file to write (default: $MOESWEEP_MACHINE, else moesweep/machine.json in $XDG_CONFIG_HOME or ~/.config)");
+  sub->add_flag("--small", options->bench.small, "fewer and smaller sizes: shows that it works, not what the machine does");
+  sub->add_flag("--json", options->json, "what was written, as JSON");
+  sub->callback([options, &invocation] {
+    const std::filesystem::path file = options->out.empty() ? plan::machine_file() : std::filesystem::path(options->out);
+    if (file.empty())
+      throw Error(ErrorKind::usage, "no place for the machine's file: neither HOME nor XDG_CONFIG_HOME is set", "", "name it with --out FILE");
+    invocation.exit_code = with_mpi([&](const comm::Communicator& world) {
+      log::configure(world.rank(), world.size());
+      options->bench.progress = [](const std::string& what) { log::info(what); };
+      train::prepare_process();
+      const train::Calibration calibration = train::calibrate(options->bench, world);
+      world.agree(
+          [&] {
+            if (world.rank() != 0) return;
+            const plan::MachineSpeed machine = speed_of(calibration);
+            plan::write_machine(file, machine);
+            print(options->json ? machine.json().dump(2) + "\n" : in_words(machine, calibration) + "written: " + file.string() + "\n");
+          },
+          "writing of the machine's file");
+      return ExitCode::ok;
+    });
+  });
+}
+
 }  // namespace
 
 void add_bench(CLI::App& app, Invocation& invocation) {
@@ -112,6 +206,7 @@ void add_bench(CLI::App& app, Invocation& invocation) {
   CLI::App* group = subcommand(app, "bench", "What parts of the program cost on this machine.", "moesweep bench routing --help");
   group->require_subcommand(1);
   add_bench_comm(*group, invocation);
+  add_bench_calibrate(*group, invocation);
   add_bench_store(*group, invocation);
   CLI::App* sub = subcommand(*group, "routing",
                              "What routing costs on one core: the forward and backward time per token of each preset against plain top-k, and of\n"

@@ -86,12 +86,13 @@ void show_plan(const PlanOptions& options) {
   spec::Sweep sweep = spec::load_sweep(options.sweep, spec::with_router(options.router, options.overrides), options.selection);
   std::erase_if(sweep.trials, [&](const spec::Trial& trial) { return sweep.passed_over.contains(trial.id); });
   const auto axes = spec::axes_of(sweep.trials);
+  const plan::MachineSpeed speed = plan::machine_speed();
   std::vector<plan::TrialCost> costs;
   std::vector<plan::Job> jobs;
   double work_seconds = 0, tokens = 0, memory = 0, disk = 0;
   std::int64_t largest_gang = 1;
   for (const spec::Trial& trial : sweep.trials) {
-    costs.push_back(plan::cost_of(trial.config));
+    costs.push_back(plan::cost_of(trial.config, speed));
     const plan::TrialCost& cost = costs.back();
     jobs.push_back({trial.id, cost.ranks, cost.seconds, true});
     work_seconds += cost.seconds * static_cast<double>(cost.ranks);
@@ -146,6 +147,7 @@ void show_plan(const PlanOptions& options) {
                  {"parameter_ratio", ratio},
                  {"training_tokens", tokens},
                  {"rank_seconds", work_seconds},
+                 {"speed", speed.in_words()},
                  {"ranks", ranks},
                  {"seconds", simulation.makespan_seconds},
                  {"memory_bytes_per_rank", memory},
@@ -187,8 +189,7 @@ void show_plan(const PlanOptions& options) {
   text +=
       fmt::format("estimated: {} on {} rank{} ({:.2f} rank-hours), at most {} a rank, {} on disk\n", seconds_in_words(simulation.makespan_seconds),
                   ranks, ranks == 1 ? "" : "s", work_seconds / 3600, bytes_in_words(memory), bytes_in_words(disk));
-  text += fmt::format("(time at {} FLOP/s a rank, a plain default that was not measured on this machine)\n",
-                      count_in_words(plan::kDefaultFlopsPerSecond));
+  text += fmt::format("({})\n", speed.in_words());
   if (gangs.size() > 1) {
     std::string sizes;
     for (const auto& [size, count] : gangs) sizes += fmt::format("{}{} of {}", sizes.empty() ? "" : ", ", count, size);

@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <cstring>
 #include <map>
+#include <optional>
 #include <set>
 
 #include "moesweep/core/error.hpp"
@@ -141,7 +142,8 @@ SweepPlan plan_of_json(const Json& json) {
     trial.removed = entry.value("removed", false);
     trial.earlier_layouts = entry.value("earlier_layouts", Json::array());
     load(fields_of(trial.config), entry.at("config"));
-    trial.cost = plan::cost_of(trial.config);
+    // As stored: machines differ in speed, and all who share the folder cut it into the same shards.
+    trial.cost = entry.contains("cost") ? plan::TrialCost::of_json(entry.at("cost")) : plan::cost_of(trial.config);
     plan.trials.push_back(std::move(trial));
   }
   return plan;
@@ -192,6 +194,7 @@ SweepPlan prepare_folder(const fs::path& sweep_folder, const spec::Sweep& sweep,
     plan.trials[i].removed = true;
   }
   std::map<std::string, std::string> digests;  // each data config is opened once
+  std::optional<plan::MachineSpeed> speed;
   for (const spec::Trial& trial : sweep.trials) {
     data::DataConfig data = trial.config.data;
     std::string& digest = digests[canonical(fields_of(data).dump())];
@@ -206,9 +209,13 @@ SweepPlan prepare_folder(const fs::path& sweep_folder, const spec::Sweep& sweep,
     train::ParallelConfig layout = is_new || layout_given ? trial.config.parallel : planned.config.parallel;
     const Json before_change = fields_of(planned.config.parallel).dump();
     if (!is_new && before_change != fields_of(layout).dump()) planned.earlier_layouts.push_back(before_change);
+    const Json planned_before = fields_of(planned.config).dump();
     planned.config = trial.config;
     planned.config.parallel = layout;
-    planned.cost = plan::cost_of(planned.config);
+    if (is_new || planned_before != fields_of(planned.config).dump()) {
+      if (!speed) speed = plan::machine_speed();
+      planned.cost = plan::cost_of(planned.config, *speed);
+    }
     planned.data_digest = digest;
     planned.removed = false;
   }

@@ -323,10 +323,11 @@ class Submitter {
       for (const TrialStanding& trial : standings_of(options_.folder, read_outline(options_.folder)).trials)
         if (trial.status.final) ended.insert(trial.id);
     std::vector<plan::Job> jobs;
+    const plan::MachineSpeed speed = plan::machine_speed();
     for (const spec::Trial& trial : sweep_.trials) {
       if (passed_over(trial.id)) continue;
       ++result_.trials;
-      if (!ended.contains(trial.id)) add(jobs, trial.id, plan::cost_of(trial.config), trial.config);
+      if (!ended.contains(trial.id)) add(jobs, trial.id, plan::cost_of(trial.config, speed), trial.config);
     }
     return jobs;
   }

@@ -65,6 +65,25 @@ Costs costs_of(const CostInput& input) {
   costs.forward_flops_per_token = 2.0 * (static_cast<double>(multiplied) + visited * static_cast<double>(expert)) + attention_square;
   costs.training_flops_per_token = 3.0 * costs.forward_flops_per_token;
 
+  const auto pass_tokens = static_cast<double>(input.tokens_per_pass), length = static_cast<double>(input.sequence_length);
+  const auto width = static_cast<double>(d), inner = static_cast<double>(f), layers = static_cast<double>(m.layers);
+  const auto add = [&](double count, double of_rows, double from, double to) {
+    if (count > 0) costs.products.push_back({2 * count * from * to, of_rows, from, to});
+  };
+  add(layers, pass_tokens, width, 3 * width);
+  add(layers, pass_tokens, width, width);
+  add(2 * layers * static_cast<double>(m.heads), length, width / static_cast<double>(m.heads), length);  // the square, for each head
+  add(1, pass_tokens, width, static_cast<double>(input.vocabulary));
+  if (routed > 0) add(static_cast<double>(routed) / static_cast<double>(d * m.experts), pass_tokens, width, static_cast<double>(m.experts));
+  const auto swiglu = [&](double count, double of_rows, double to) {
+    add(count, of_rows, width, 2 * to);
+    add(count, of_rows, to, width);
+  };
+  swiglu(static_cast<double>(m.dense_layers), pass_tokens, static_cast<double>(m.dense_width));
+  if (shared_experts > 0) swiglu(static_cast<double>(moe_layers), pass_tokens, inner * static_cast<double>(shared_experts));
+  // An expert has the rows of all ranks that share it.
+  swiglu(visited, pass_tokens * visited / static_cast<double>(moe_layers * m.experts) * static_cast<double>(input.expert_parallel), inner);
+
   if (input.expert_parallel > 1) {
     const double remote = 1.0 - 1.0 / static_cast<double>(input.expert_parallel);
     const double rows = visited * remote * static_cast<double>(d * input.compute_bytes);

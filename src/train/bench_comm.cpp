@@ -101,13 +101,17 @@ CommBench::Layout run(TrialConfig config, const data::Source& source, const comm
 
 }  // namespace
 
-CommBench bench_comm(const CommBenchOptions& options, const comm::Communicator& world) {
+CommBench bench_exchange(const comm::Communicator& world) {
   CommBench bench;
+  if (world.size() == 1) return bench;
   const auto ranks = comm::make_transport(world);
-  if (world.size() > 1) {
-    for (std::int64_t bytes = 1024; bytes <= std::int64_t{16} << 20; bytes *= 4) bench.exchanges.push_back({bytes, exchange_seconds(*ranks, bytes)});
-    fit(bench, world.size());
-  }
+  for (std::int64_t bytes = 1024; bytes <= std::int64_t{16} << 20; bytes *= 4) bench.exchanges.push_back({bytes, exchange_seconds(*ranks, bytes)});
+  fit(bench, world.size());
+  return bench;
+}
+
+CommBench bench_comm(const CommBenchOptions& options, const comm::Communicator& world) {
+  CommBench bench = bench_exchange(world);
   std::vector<TrialConfig> configs(2, options.config);
   configs[0].parallel.expert = configs[1].parallel.data = world.size();
   configs[0].parallel.data = configs[1].parallel.expert = 1;

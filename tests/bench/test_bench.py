@@ -44,6 +44,44 @@ class Bench(unittest.TestCase):
         for row in bench["skipped"]:
             self.assertTrue(row["reason"], row)
 
+    def test_calibrate(self):
+        """Two ranks write a file; `plan` takes its times from it and says so. A damaged one is named with the mend."""
+        with tempfile.TemporaryDirectory() as folder:
+            file = os.path.join(folder, "own folder", "machine.json")
+            environment = {**os.environ, "MOESWEEP_MACHINE": file}
+            command = ["mpirun", "--allow-run-as-root", "--oversubscribe", "--bind-to", "none", "-n", "2", PROGRAM, "bench", "calibrate", "--small",
+                       "--json"]
+            done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=100, env=environment)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            machine = json.loads(done.stdout)
+            with open(file, encoding="utf-8") as written:
+                self.assertEqual(json.load(written), machine)
+            self.assertEqual((machine["format"], machine["threads"], machine["exchange"]["measured"]), ("moesweep-machine", 1, True))
+            for dtype in ("fp32", "bf16"):
+                self.assertEqual([(p["rows"], p["width"]) for p in machine[dtype]["products"]], [(16, 32), (16, 64), (64, 32), (64, 64)])
+                for product in machine[dtype]["products"]:
+                    self.assertGreater(product["flops_per_second"], 0)
+
+            def plan(code=0):
+                done = subprocess.run([PROGRAM, "plan", "smoke", "--json"], check=False, capture_output=True, text=True, timeout=100, env=environment)
+                self.assertEqual(done.returncode, code, done.stderr)
+                return done.stderr if code else json.loads(done.stdout)
+
+            measured = plan()
+            self.assertEqual(measured["speed"], f"time by {file}, measured on {machine['cpu_model']}")
+            for speed in machine["fp32"]["products"]:
+                speed["flops_per_second"] /= 10
+            with open(file, "w", encoding="utf-8") as slower:
+                json.dump(machine, slower)
+            self.assertGreater(plan()["seconds"], measured["seconds"])
+            with open(file, "w", encoding="utf-8") as damaged:
+                damaged.write("{")
+            error = plan(code=5)
+            self.assertIn(file, error)
+            self.assertIn("moesweep bench calibrate", error)
+            os.remove(file)
+            self.assertIn("there is no such file", plan(code=4))
+
     def test_as_a_table(self):
         text = self.call(*TINY, "--experts", "8", "--router", "top_k,longcat")
         self.assertRegex(text, r"(?m)^top_k +8 +4 ")

@@ -43,6 +43,20 @@ TEST_F(Folder, NothingIsWrittenWhenNothingChanges) {
   EXPECT_EQ(fs::last_write_time(folder / "plan.json"), before);
 }
 
+TEST_F(Folder, CostsStayAsTheyWerePlannedUntilTheConfigChanges) {
+  prepare(sweep_of(2));
+  Json json = Json::parse(read_text(folder / "plan.json"));
+  const double seconds = json["trials"][0]["cost"]["seconds"];
+  for (Json& trial : json["trials"]) trial["cost"]["seconds"] = 1234.5;  // as another machine estimated them
+  publish_text(folder / "plan.json", json.dump());
+  EXPECT_EQ(read_plan(folder).trials[0].cost.seconds, 1234.5);
+  prepare(sweep_of(3));
+  EXPECT_EQ(read_plan(folder).trials[0].cost.seconds, 1234.5);
+  EXPECT_EQ(read_plan(folder).trials[2].cost.seconds, seconds) << "a new one is estimated here";
+  prepare(sweep_of(3, {4}), true);
+  EXPECT_NE(read_plan(folder).trials[0].cost.seconds, 1234.5) << "a new layout has a new cost";
+}
+
 TEST_F(Folder, LayoutStaysUnlessItIsGivenAnewWhichIsRecorded) {
   prepare(sweep_of(2, {2}), true);
   prepare(sweep_of(3));

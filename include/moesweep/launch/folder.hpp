@@ -20,7 +20,7 @@ std::filesystem::path default_folder(const std::string& sweep_name);
 struct PlannedTrial {
   std::string id;
   train::TrialConfig config;
-  plan::TrialCost cost;
+  plan::TrialCost cost;  ///< as estimated when the trial came in or its config last changed, by the machine's speed of then
   std::string data_digest;
   bool removed = false;                  ///< the sweep file of the latest launch no longer has it
   Json earlier_layouts = Json::array();  ///< its `parallel` section before each change, oldest first

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "moesweep/model/config.hpp"
 #include "moesweep/routing/config.hpp"
@@ -41,11 +42,18 @@ struct Memory {
   double peak() const;
 };
 
+/// Matrix products of one kind, as a layer or the head asks for them: [rows, inner] by [inner, outer].
+struct Product {
+  double flops_per_token = 0;  ///< forward, of a rank's tokens
+  double rows = 0, inner = 0, outer = 0;
+};
+
 struct Costs {
   std::int64_t parameters_total = 0;
   std::int64_t parameters_active = 0;   ///< total without the FFN experts that a token does not visit, on average
   double forward_flops_per_token = 0;   ///< matrix products: 2 per multiply-add, whole attention square
   double training_flops_per_token = 0;  ///< three times the forward ones
+  std::vector<Product> products;        ///< of a pass; their sum is forward_flops_per_token
   Memory memory;                        ///< of one rank
   /// Rows that travel to experts of other ranks and back, where slots fall on ranks alike: bytes that a token's rank and its experts' ranks send for
   /// it in a training step (forward and backward, four rows a remote slot; six with recomputation) and in an evaluation (two).

@@ -7,20 +7,10 @@
 
 #include "moesweep/core/json.hpp"
 #include "moesweep/model/costs.hpp"
+#include "moesweep/plan/machine.hpp"
 #include "moesweep/train/config.hpp"
 
 namespace moesweep::plan {
-
-/// Sustained floating-point operations per second of one rank with one thread in training, used for every estimate of time.
-/// A plain default for a current server core in fp32 on small models; it is not a measurement of this machine.
-inline constexpr double kDefaultFlopsPerSecond = 60e9;
-
-/// What an exchange of rows between the ranks that share experts takes, beside its bytes, and how many bytes a rank sends a second: plain defaults
-/// for ranks of one node over shared memory; `moesweep bench comm` measures them.
-struct ExchangeSpeed {
-  double latency_seconds = 50e-6;
-  double bytes_per_second = 2e9;
-};
 
 struct TrialCost {
   std::int64_t ranks = 1;              ///< of its gang: parallel.expert * parallel.data
@@ -36,9 +26,21 @@ struct TrialCost {
   double disk_bytes = 0.0;        ///< estimated, of what it leaves behind and of one checkpoint
 
   Json json() const;
+  /// As `json` gave it, so that all who share a plan have the same numbers; parts that an earlier version did not write are 0. Throws what the
+  /// JSON library throws where a number is missing.
+  static TrialCost of_json(const Json& json);
 };
 
-TrialCost cost_of(const train::TrialConfig& config, double flops_per_second = kDefaultFlopsPerSecond, const ExchangeSpeed& exchange = {});
+TrialCost cost_of(const train::TrialConfig& config, const MachineSpeed& speed = {});
+
+/// Seconds by part, of one rank: what `cost_of` sums up, and `fit` looks at.
+struct StepWork {
+  double product_seconds = 0;                                            ///< of a training step
+  double evaluation_product_seconds = 0;                                 ///< of an evaluation, all its readings
+  double kept_bytes = 0, parameter_bytes = 0, layers = 0;                ///< of a training step
+  double evaluation_kept_bytes = 0, evaluation_layers = 0, batches = 0;  ///< of an evaluation, all its readings
+};
+StepWork work_of(const train::TrialConfig& config, const StepSpeed& speed);
 
 /// Spread of model sizes in a sweep: the largest number of total parameters over the smallest; 1 when all are equal or there are none.
 double parameter_ratio(std::span<const TrialCost> costs);

@@ -87,5 +87,35 @@ struct CommBench {
 
 /// Collective over `world`; every rank gets the result. The config's own layout is not used. A config that cannot be spread is a `config` error.
 CommBench bench_comm(const CommBenchOptions& options, const comm::Communicator& world);
+/// Its exchanges and their fit alone; nothing on one rank. Collective over `world`.
+CommBench bench_exchange(const comm::Communicator& world);
+
+struct CalibrationOptions {
+  double seconds_of_product = 0.03;  ///< that each size of products is repeated, at least twice
+  std::int64_t steps = 4;            ///< of each trial, behind two that warm up; the fastest counts
+  bool small = false;                ///< fewer and smaller sizes: shows that it works, not what a machine does
+  std::function<void(const std::string&)> progress;
+};
+
+/// What `plan` needs to know of this machine, by one thread of one rank.
+struct Calibration {
+  /// Products [rows, width] by [width, width], forward and both backward ones, over many matrices in turn.
+  struct Product {
+    Precision dtype = Precision::fp32;
+    std::int64_t rows = 0, width = 0;
+    double flops_per_second = 0;
+  };
+  struct Trial {
+    TrialConfig config;
+    double step_seconds = 0, evaluation_seconds = 0;  ///< least
+  };
+  std::vector<Product> products;
+  std::vector<Trial> trials;  ///< on one rank, synthetic data
+  CommBench exchange;         ///< on several ranks
+};
+
+/// Collective over `world`: every rank measures products and trials at the same time, as they train in a sweep, then all of them exchange. Gives this
+/// rank's numbers, in processor time. Sets this process's threads to one. Call prepare_process() before.
+Calibration calibrate(const CalibrationOptions& options, const comm::Communicator& world);
 
 }  // namespace moesweep::train
