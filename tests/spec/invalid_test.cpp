@@ -183,6 +183,7 @@ const std::vector<Case> kCases{
     {"condition with an order of words", "exclude: routing.score < sigmoid", {}, "sweep.yaml:1:24: in the condition \"routing.score < sigmoid\": routing.score has no order: use == or !="},
     {"condition with an open bracket", "exclude: (seed == 1", {}, "sweep.yaml:1:20: in the condition \"(seed == 1\": expected ')' but found the end"},
     {"condition with one word too many", "exclude: seed == 1 seed == 2", {}, "sweep.yaml:1:20: in the condition \"seed == 1 seed == 2\": expected 'and', 'or' or the end but found 'seed'"},
+    {"condition with an empty text too many", "exclude: seed == 1 '' or seed == 2", {}, "sweep.yaml:1:20: in the condition \"seed == 1 '' or seed == 2\": expected 'and', 'or' or the end but found ''"},
     {"condition with an open quote", "exclude: [\"seed == 1\", \"data.store == 'x\"]", {}, "sweep.yaml:1:39: in the condition \"data.store == 'x\": a quote is not closed"},
     {"condition on a list", "exclude: data.domains == a", {}, "sweep.yaml:1:10: in the condition \"data.domains == a\": data.domains is a list and has no comparison"},
     {"condition that compares text and number", "exclude: seed == routing.score", {}, "sweep.yaml:1:18: in the condition \"seed == routing.score\": seed and routing.score cannot be compared"},
