@@ -8,6 +8,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <utility>
 
 #include "cli.hpp"
 #include "moesweep/core/text.hpp"
@@ -43,9 +44,12 @@ struct PlanOptions {
   std::vector<std::string> overrides;
   spec::Selection selection;
   std::int64_t ranks = 0;
-  bool json = false, simulate = false;
+  bool json = false, all = false, simulate = false;
   plan::ArrayOptions array;
   plan::SimulationOptions simulation;
+
+  /// Bytes a rank may take; 0: any.
+  double memory_limit() const { return memory_per_rank.empty() ? 0.0 : bytes_of(memory_per_rank, "--memory-per-rank"); }
 };
 
 std::string percent(double share) { return fmt::format("{:.1f} %", 100 * share); }
@@ -76,134 +80,196 @@ std::string in_words(const plan::ArrayPlan& array, const plan::ArrayOptions& opt
   return text + "\n";
 }
 
+constexpr std::size_t kListed = 1000;  // trials of a text without --all
+
+struct ListedTrial {
+  std::string id;
+  train::TrialConfig config;
+};
+
 /// A trial that needs more memory than a rank has, and a gang that would do.
 struct Tight {
-  std::size_t trial;
+  std::string id;
+  double memory_bytes = 0;
   std::optional<plan::Gang> gang;
 };
 
-void show_plan(const PlanOptions& options) {
-  spec::Sweep sweep = spec::load_sweep(options.sweep, spec::with_router(options.router, options.overrides), options.selection);
-  std::erase_if(sweep.trials, [&](const spec::Trial& trial) { return sweep.passed_over.contains(trial.id); });
-  const auto axes = spec::axes_of(sweep.trials);
-  const plan::MachineSpeed speed = plan::machine_speed();
-  std::vector<plan::TrialCost> costs;
+/// What one walk over the trials leaves. Of a trial it keeps some hundred bytes, so that a million fit anywhere.
+struct Totals {
+  spec::Counts counts;
+  spec::Axes axes;
   std::vector<plan::Job> jobs;
+  std::vector<ListedTrial> first;  ///< the first `kListed`
+  plan::TrialCost smallest, largest;
   double work_seconds = 0, tokens = 0, memory = 0, disk = 0;
-  std::int64_t largest_gang = 1;
-  for (const spec::Trial& trial : sweep.trials) {
-    costs.push_back(plan::cost_of(trial.config, speed));
-    const plan::TrialCost& cost = costs.back();
-    jobs.push_back({trial.id, cost.ranks, cost.seconds, true});
-    work_seconds += cost.seconds * static_cast<double>(cost.ranks);
-    tokens += static_cast<double>(cost.training_tokens);
-    memory = std::max(memory, cost.memory_bytes);
-    disk += cost.disk_bytes;
-    largest_gang = std::max(largest_gang, cost.ranks);
+  std::map<std::int64_t, std::size_t, std::greater<>> gangs;  ///< trials by ranks
+  std::vector<Tight> tight;
+
+  std::int64_t largest_gang() const { return gangs.empty() ? 1 : gangs.begin()->first; }
+  double ratio() const { return plan::parameter_ratio(std::vector{smallest, largest}); }
+};
+
+Totals totals_of(const spec::TrialStream& stream, const PlanOptions& options, const plan::MachineSpeed& speed) {
+  const double limit = options.memory_limit();
+  Totals totals;
+  totals.counts = stream.for_each([&](const std::string& id, const train::TrialConfig& config) {
+    const plan::TrialCost cost = plan::cost_of(config, speed);
+    if (totals.jobs.empty() || cost.parameters_total < totals.smallest.parameters_total) totals.smallest = cost;
+    if (totals.jobs.empty() || cost.parameters_total > totals.largest.parameters_total) totals.largest = cost;
+    totals.jobs.push_back({id, cost.ranks, cost.seconds, true});
+    totals.axes.see(config);
+    if (totals.first.size() < kListed) totals.first.push_back({id, config});
+    totals.work_seconds += cost.seconds * static_cast<double>(cost.ranks);
+    totals.tokens += static_cast<double>(cost.training_tokens);
+    totals.memory = std::max(totals.memory, cost.memory_bytes);
+    totals.disk += cost.disk_bytes;
+    ++totals.gangs[cost.ranks];
+    if (limit > 0 && cost.memory_bytes > limit)
+      totals.tight.push_back({id, cost.memory_bytes, plan::suggest_gang(config, limit, options.ranks > 0 ? options.ranks : config.model.experts)});
+  });
+  return totals;
+}
+
+/// The object with `trials` as its last member, written as it goes: a million trials are never one text.
+void print_json(const Json& head, const spec::TrialStream& stream, const spec::Axes& axes, const plan::MachineSpeed& speed) {
+  std::string text = head.dump(2);
+  text.resize(text.rfind('\n'));
+  print(text + ",\n  \"trials\": [");
+  bool first = true;
+  text.clear();
+  stream.for_each([&](const std::string& id, const train::TrialConfig& config) {
+    Json entry = {{"id", id}, {"axes", Json::object()}};
+    for (const auto& [path, value] : axes.of(config)) entry["axes"][path] = value;
+    entry.update(plan::cost_of(config, speed).json());
+    text += std::exchange(first, false) ? "\n    " : ",\n    ";
+    for (const char c : entry.dump(2)) {
+      text += c;
+      if (c == '\n') text += "    ";
+    }
+    if (text.size() > 1 << 16) {
+      print(text);
+      text.clear();
+    }
+  });
+  print(text + "\n  ]\n}\n");
+}
+
+using Rows = std::vector<std::vector<std::string>>;
+
+const std::vector<std::string> kColumns{"trial", "ranks", "parameters", "active", "tokens", "time", "memory", "what differs"};
+
+std::vector<std::string> row_of(const std::string& id, const train::TrialConfig& config, const spec::Axes& axes, const plan::MachineSpeed& speed) {
+  std::string differs;
+  for (const auto& [path, value] : axes.of(config)) differs += fmt::format("{}{}={}", differs.empty() ? "" : " ", path, text_of(value));
+  const plan::TrialCost cost = plan::cost_of(config, speed);
+  return {id,
+          std::to_string(cost.ranks),
+          count_in_words(static_cast<double>(cost.parameters_total)),
+          count_in_words(static_cast<double>(cost.parameters_active)),
+          count_in_words(static_cast<double>(cost.training_tokens)),
+          seconds_in_words(cost.seconds),
+          bytes_in_words(cost.memory_bytes),
+          differs};
+}
+
+/// A table of the first trials, or with --all tables of so many each.
+void print_trials(const PlanOptions& options, const spec::TrialStream& stream, const Totals& totals, const plan::MachineSpeed& speed) {
+  Rows rows{kColumns};
+  if (!options.all || totals.jobs.size() <= kListed) {
+    for (const ListedTrial& trial : totals.first) rows.push_back(row_of(trial.id, trial.config, totals.axes, speed));
+    print(table(rows));
+    if (totals.jobs.size() > kListed) print(fmt::format("... and {} more: --all or --json lists them\n", totals.jobs.size() - kListed));
+    return;
   }
-  std::map<std::int64_t, std::size_t, std::greater<>> gangs;
-  for (const plan::Job& job : jobs) ++gangs[job.ranks];
-  const std::int64_t ranks = options.ranks > 0 ? options.ranks : largest_gang;
+  stream.for_each([&](const std::string& id, const train::TrialConfig& config) {
+    rows.push_back(row_of(id, config, totals.axes, speed));
+    if (rows.size() <= kListed) return;
+    print(table(rows));
+    rows = {kColumns};
+  });
+  if (rows.size() > 1) print(table(rows));
+}
+
+void show_plan(const PlanOptions& options) {
+  const spec::TrialStream stream(options.sweep, spec::with_router(options.router, options.overrides), options.selection);
+  const plan::MachineSpeed speed = plan::machine_speed();
+  const Totals totals = totals_of(stream, options, speed);
+  const std::int64_t ranks = options.ranks > 0 ? options.ranks : totals.largest_gang();
   std::optional<plan::ArrayPlan> array;
   plan::ArrayOptions array_options = options.array;
   if (options.ranks > 0 || options.array.shards > 0) {
     array_options.ranks = ranks;
     if (!options.time_limit.empty()) array_options.limit_seconds = plan::parse_time(options.time_limit);
-    array = plan::plan_array(jobs, array_options);
+    array = plan::plan_array(totals.jobs, array_options);
   }
   std::optional<plan::Simulation> simulated;
   plan::SimulationOptions simulation_options = options.simulation;
   if (options.simulate) {
     simulation_options.ranks = ranks;
     if (!options.walltime.empty()) simulation_options.walltime_seconds = plan::parse_time(options.walltime);
-    simulated = plan::simulate(jobs, simulation_options);
+    simulated = plan::simulate(totals.jobs, simulation_options);
   }
-  const double limit = options.memory_per_rank.empty() ? 0.0 : bytes_of(options.memory_per_rank, "--memory-per-rank");
-  std::vector<Tight> tight;
-  for (std::size_t i = 0; limit > 0 && i < costs.size(); ++i)
-    if (costs[i].memory_bytes > limit)
-      tight.push_back(
-          {i, plan::suggest_gang(sweep.trials[i].config, limit, options.ranks > 0 ? options.ranks : sweep.trials[i].config.model.experts)});
-  const plan::Simulation simulation = plan::simulate(jobs, ranks);
-  const auto skipped = plan::too_large(jobs, ranks);
-  const double ratio = plan::parameter_ratio(costs);
-  const auto [smallest, largest] = std::ranges::minmax_element(costs, {}, &plan::TrialCost::parameters_total);
+  const plan::Simulation simulation = plan::simulate(totals.jobs, ranks);
+  const auto skipped = plan::too_large(totals.jobs, ranks);
 
   if (options.json) {
-    Json list = Json::array();
-    for (std::size_t i = 0; i < sweep.trials.size(); ++i) {
-      Json entry = {{"id", sweep.trials[i].id}, {"axes", Json::object()}};
-      for (const auto& [path, value] : axes[i]) entry["axes"][path] = value;
-      entry.update(costs[i].json());
-      list.push_back(std::move(entry));
-    }
     Json unrunnable = Json::array();
-    for (const plan::Skipped& skip : skipped) unrunnable.push_back({{"id", jobs[skip.job].id}, {"reason", skip.reason}});
-    Json json = {{"name", sweep.name},
-                 {"count", sweep.trials.size()},
-                 {"duplicates_dropped", sweep.duplicates_dropped},
-                 {"excluded", sweep.excluded},
-                 {"passed_over", sweep.passed_over.size()},
-                 {"parameter_ratio", ratio},
-                 {"training_tokens", tokens},
-                 {"rank_seconds", work_seconds},
+    for (const plan::Skipped& skip : skipped) unrunnable.push_back({{"id", totals.jobs[skip.job].id}, {"reason", skip.reason}});
+    Json head = {{"name", stream.name()},
+                 {"count", totals.jobs.size()},
+                 {"duplicates_dropped", totals.counts.duplicates_dropped},
+                 {"excluded", totals.counts.excluded},
+                 {"passed_over", totals.counts.passed_over},
+                 {"parameter_ratio", totals.ratio()},
+                 {"training_tokens", totals.tokens},
+                 {"rank_seconds", totals.work_seconds},
                  {"speed", speed.in_words()},
                  {"ranks", ranks},
                  {"seconds", simulation.makespan_seconds},
-                 {"memory_bytes_per_rank", memory},
-                 {"disk_bytes", disk},
+                 {"memory_bytes_per_rank", totals.memory},
+                 {"disk_bytes", totals.disk},
                  {"skipped", std::move(unrunnable)}};
-    json["gangs"] = Json::array();
-    for (const auto& [size, count] : gangs) json["gangs"].push_back({{"ranks", size}, {"trials", count}});
-    if (array) json["array"] = array->json();
-    if (limit > 0) {
-      json["over_memory"] = Json::array();
-      for (const Tight& trial : tight)
-        json["over_memory"].push_back(
-            {{"id", sweep.trials[trial.trial].id},
-             {"memory_bytes", costs[trial.trial].memory_bytes},
+    head["gangs"] = Json::array();
+    for (const auto& [size, count] : totals.gangs) head["gangs"].push_back({{"ranks", size}, {"trials", count}});
+    if (array) head["array"] = array->json();
+    if (options.memory_limit() > 0) {
+      head["over_memory"] = Json::array();
+      for (const Tight& trial : totals.tight)
+        head["over_memory"].push_back(
+            {{"id", trial.id},
+             {"memory_bytes", trial.memory_bytes},
              {"gang",
               trial.gang ? Json{{"expert", trial.gang->expert}, {"data", trial.gang->data}, {"memory_bytes", trial.gang->memory_bytes}} : Json()}});
     }
-    if (simulated) json["simulation"] = simulated->json();
-    json["trials"] = std::move(list);
-    print(json.dump(2) + "\n");
+    if (simulated) head["simulation"] = simulated->json();
+    print_json(head, stream, totals.axes, speed);
     return;
   }
-  std::vector<std::vector<std::string>> rows{{"trial", "ranks", "parameters", "active", "tokens", "time", "memory", "what differs"}};
-  for (std::size_t i = 0; i < sweep.trials.size(); ++i) {
-    std::string differs;
-    for (const auto& [path, value] : axes[i]) differs += fmt::format("{}{}={}", differs.empty() ? "" : " ", path, text_of(value));
-    const plan::TrialCost& cost = costs[i];
-    rows.push_back({sweep.trials[i].id, std::to_string(cost.ranks), count_in_words(static_cast<double>(cost.parameters_total)),
-                    count_in_words(static_cast<double>(cost.parameters_active)), count_in_words(static_cast<double>(cost.training_tokens)),
-                    seconds_in_words(cost.seconds), bytes_in_words(cost.memory_bytes), differs});
-  }
-  std::string text = table(rows);
-  text += fmt::format("\n{}: {} trials ({} duplicates dropped, {} excluded{}), {} training tokens\n", sweep.name, sweep.trials.size(),
-                      sweep.duplicates_dropped, sweep.excluded,
-                      sweep.passed_over.empty() ? "" : fmt::format(", {} passed over", sweep.passed_over.size()), count_in_words(tokens));
-  if (!costs.empty() && ratio > 1.0)
-    text += fmt::format("total parameters: {} to {}, a ratio of {:.2f}\n", count_in_words(static_cast<double>(smallest->parameters_total)),
-                        count_in_words(static_cast<double>(largest->parameters_total)), ratio);
+  print_trials(options, stream, totals, speed);
+  std::string text =
+      fmt::format("\n{}: {} trials ({} duplicates dropped, {} excluded{}), {} training tokens\n", stream.name(), totals.jobs.size(),
+                  totals.counts.duplicates_dropped, totals.counts.excluded,
+                  totals.counts.passed_over == 0 ? "" : fmt::format(", {} passed over", totals.counts.passed_over), count_in_words(totals.tokens));
+  if (totals.ratio() > 1.0)
+    text += fmt::format("total parameters: {} to {}, a ratio of {:.2f}\n", count_in_words(static_cast<double>(totals.smallest.parameters_total)),
+                        count_in_words(static_cast<double>(totals.largest.parameters_total)), totals.ratio());
   text +=
       fmt::format("estimated: {} on {} rank{} ({:.2f} rank-hours), at most {} a rank, {} on disk\n", seconds_in_words(simulation.makespan_seconds),
-                  ranks, ranks == 1 ? "" : "s", work_seconds / 3600, bytes_in_words(memory), bytes_in_words(disk));
+                  ranks, ranks == 1 ? "" : "s", totals.work_seconds / 3600, bytes_in_words(totals.memory), bytes_in_words(totals.disk));
   text += fmt::format("({})\n", speed.in_words());
-  if (gangs.size() > 1) {
+  if (totals.gangs.size() > 1) {
     std::string sizes;
-    for (const auto& [size, count] : gangs) sizes += fmt::format("{}{} of {}", sizes.empty() ? "" : ", ", count, size);
+    for (const auto& [size, count] : totals.gangs) sizes += fmt::format("{}{} of {}", sizes.empty() ? "" : ", ", count, size);
     text += fmt::format("gangs (trials of ranks): {}\n", sizes);
   }
   if (array) text += in_words(*array, array_options);
   if (simulated) text += in_words(*simulated, simulation_options);
-  for (const Tight& trial : tight)
-    text += fmt::format("over {} a rank: {} needs {}; {}\n", bytes_in_words(limit), sweep.trials[trial.trial].id,
-                        bytes_in_words(costs[trial.trial].memory_bytes),
+  for (const Tight& trial : totals.tight)
+    text += fmt::format("over {} a rank: {} needs {}; {}\n", bytes_in_words(options.memory_limit()), trial.id, bytes_in_words(trial.memory_bytes),
                         trial.gang ? fmt::format("parallel.expert={} parallel.data={} would need {}", trial.gang->expert, trial.gang->data,
                                                  bytes_in_words(trial.gang->memory_bytes))
                                    : "no gang would do");
-  for (const plan::Skipped& skip : skipped) text += fmt::format("would be skipped: {} {}\n", jobs[skip.job].id, skip.reason);
+  for (const plan::Skipped& skip : skipped) text += fmt::format("would be skipped: {} {}\n", totals.jobs[skip.job].id, skip.reason);
   print(text);
 }
 
@@ -219,6 +285,7 @@ void add_plan(CLI::App& app, Invocation& invocation) {
   add_selection(*sub, options->selection);
   sub->add_option("--ranks", options->ranks, "ranks of a launch or shard (default: the largest gang)")->check(CLI::Range(1, 10000000));
   sub->add_flag("--json", options->json, "as JSON");
+  sub->add_flag("--all", options->all, fmt::format("list every trial; without it the first {}", kListed));
   sub->add_option("--memory-per-rank", options->memory_per_rank, "names the trials that need more (2GiB), and the gang that would do");
   sub->add_option("--shards", options->array.shards, "elements of a job array (default: chosen from the work)")->check(CLI::Range(1, 10000000));
   sub->add_option("--max-array-size", options->array.max_array_size, "Slurm's MaxArraySize (1001)")->check(CLI::Range(2, 10000000));

@@ -46,7 +46,7 @@ class Parser {
 
   Condition parse() {
     Condition condition = expression(0);
-    if (!peek().text.empty()) fail_at(peek(), fmt::format("expected 'and', 'or' or the end but found '{}'", peek().text));
+    if (next_ + 1 < tokens_.size()) fail_at(peek(), fmt::format("expected 'and', 'or' or the end but found {}", found()));
     return condition;
   }
 

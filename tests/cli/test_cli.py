@@ -109,6 +109,21 @@ class Asking(Case):
         self.assertIn("8 trials (0 duplicates dropped, 0 excluded, 19 passed over)",
                       self.call("plan", "quickstart", "--only=seed == 1", "--skip=routing.select == random")[0])
 
+    def test_plan_lists_a_thousand_or_all(self):
+        seeds = "seed={range: [1, 600, 1]}"  # of two routers
+        (self.folder / "many.yaml").write_text("data.domains: [a, b]\ngrid: {routing.select: [top_k, random], seed: [1]}\n")
+        text = self.call("plan", "many.yaml", seeds)[0]
+        self.assertIn("... and 200 more: --all or --json lists them", text)
+        self.assertIn("many: 1200 trials", text)
+        plan = json.loads(self.call("plan", "many.yaml", seeds, "--json")[0])
+        ids = [trial["id"] for trial in plan["trials"]]
+        self.assertEqual((plan["count"], len(set(ids))), (1200, 1200))
+        everything = self.call("plan", "many.yaml", seeds, "--all")[0]
+        self.assertNotIn("more:", everything)
+        words = [line.split()[0] for line in everything.splitlines() if line]
+        self.assertEqual([word for word in words if word in set(ids)], ids)
+        self.assertEqual([word for word in (line.split()[0] for line in text.splitlines() if line) if word in set(ids)], ids[:1000])
+
     def test_plan_tells_the_ratio_of_sizes(self):
         plan = json.loads(self.call("plan", "scale35x", "--json")[0])
         totals = [trial["parameters_total"] for trial in plan["trials"]]
@@ -140,6 +155,7 @@ class Errors(Case):
         (["plan", "smoke", "--skip", "ffffffffffff"], 3, "--skip: no trial's id begins with ffffffffffff"),
         (["run", "smoke", "--skip", "seed > 0"], 3, "none of 4 trials is left"),
         (["plan", "smoke", "train.steps=1 / (${seed} - 1)"], 3, "division by zero"),
+        (["plan", "smoke", "seed={range: [1, 900000, 1]}", "train.steps={range: [1, 100, 1]}"], 3, "more than 10000000 combinations"),
         (["plan", "smoke", "routing.top_k=99"], 3, "routing.top_k = 99"),
         (["routers", "--explain", "nosuch"], 2, "known presets: "),
         (["run", "smoke", "--shard", "2/2"], 2, "'2/2' is no shard"),
@@ -202,6 +218,17 @@ class Errors(Case):
 
 
 class Running(Case):
+    def test_a_part_first_and_the_rest_later(self):
+        ids = [trial["id"] for trial in json.loads(self.call("plan", "smoke", "--json")[0])["trials"]]
+        chosen = {ids[1], ids[3]}
+        self.call("run", "smoke", *(f"--only={name}" for name in sorted(chosen)), ranks=2)
+        folder = self.folder / "runs/smoke"
+        self.assertEqual({event["trial"] for event in self.journal(folder) if event["event"] == "started"}, chosen)
+        self.call("run", "smoke", ranks=2)
+        started = [event["trial"] for event in self.journal(folder) if event["event"] == "started"]
+        self.assertEqual(sorted(started), sorted(ids))
+        self.assertEqual(json.loads(self.call("status", folder, "--json")[0])["states"], {"done": 4})
+
     def test_run_twice_then_everything_after_it(self):
         out, err = self.call("run", "smoke", ranks=2)
         self.assertEqual(out, "runs/smoke: 4 done\n")

@@ -1,6 +1,7 @@
 // Expansion against a brute-force enumerator on generated sweeps, trial ids that must never change, and the ways back to YAML.
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <numeric>
 #include <random>
 #include <set>
@@ -63,9 +64,10 @@ Settings normal(const Settings& settings) {
   return result;
 }
 
-/// A random sweep, as YAML and as the list of trials that it must give, enumerated by recursion over the text's own parts.
+/// A random sweep, as YAML with an override, and as the list of trials that it must give, enumerated by recursion over the text's own parts.
 struct Generated {
   std::string yaml;
+  std::vector<std::string> overrides;
   std::vector<Settings> trials;
   std::int64_t duplicates = 0, excluded = 0;
 };
@@ -83,6 +85,85 @@ const std::vector<Derivation> kDerivations{
     {"round(${routing.balance.weight} * 100)", [](Settings& t) { return std::lround(std::stod(t["routing.balance.weight"]) * 100); }},
 };
 
+/// What a block of the text says: its axes in the order in which they turn.
+struct BlockParts {
+  enum class Kind { points, zip, sample, grid };
+  struct AxisParts {
+    Kind kind;
+    std::vector<Settings> rows;
+
+    bool gives(const std::string& key) const {
+      return std::ranges::any_of(rows, [&](const Settings& row) { return row.contains(key); });
+    }
+  };
+  std::vector<AxisParts> axes;
+  std::string optional;  ///< the key with a `when`
+  bool excluding = false;
+};
+
+struct FileParts {
+  Settings defaults, base;
+  std::set<std::string> given;  ///< keys of the file itself
+  std::vector<Settings> sets;
+  std::vector<BlockParts> blocks;
+};
+
+/// A random override of `knob` and what it does to the parts; none where it would be an error.
+std::vector<std::string> override_of(FileParts& file, const Knob& knob, std::size_t kind, const std::string& value, const std::string& other) {
+  using Kind = BlockParts::Kind;
+  const std::string key = knob.key;
+  const auto anywhere = [&](auto accept) {
+    return std::ranges::any_of(file.blocks, [&](const BlockParts& block) { return std::ranges::any_of(block.axes, accept); });
+  };
+  const bool in_axes = anywhere([&](const auto& axis) { return axis.gives(key); });
+  const bool in_grid = anywhere([&](const auto& axis) { return axis.kind == Kind::grid && axis.gives(key); });
+  const bool in_rows = anywhere([&](const auto& axis) { return (axis.kind == Kind::zip || axis.kind == Kind::sample) && axis.gives(key); });
+  const bool in_sets = std::ranges::any_of(file.sets, [&](const Settings& set) { return set.contains(key); });
+  const auto remove = [&](bool keep_when) {
+    for (Settings& set : file.sets) set.erase(key);
+    for (BlockParts& block : file.blocks) {
+      for (auto& axis : block.axes)
+        for (Settings& row : axis.rows) row.erase(key);
+      // Points without a key are still points; an axis without one is gone.
+      std::erase_if(block.axes, [](const auto& axis) {
+        return axis.kind != Kind::points && std::ranges::all_of(axis.rows, [](const Settings& row) { return row.empty(); });
+      });
+      if (!keep_when && block.optional == key) block.optional.clear();
+    }
+  };
+  if (kind == 0) {
+    remove(false);
+    file.base[key] = value;
+    return {key + "=" + value};
+  }
+  if (kind == 1) {
+    std::vector<std::size_t> places;
+    for (BlockParts& block : file.blocks) {
+      const auto found = std::ranges::find_if(block.axes, [&](const auto& axis) { return axis.kind == Kind::grid && axis.gives(key); });
+      // Axes before it that vanish do not hold this key, so counting from the end is safe.
+      places.push_back(found == block.axes.end() ? 0 : static_cast<std::size_t>(block.axes.end() - found) - 1);
+    }
+    remove(true);
+    for (std::size_t b = 0; b < file.blocks.size(); ++b) {
+      auto& axes = file.blocks[b].axes;
+      axes.insert(axes.end() - static_cast<std::ptrdiff_t>(places[b]), {Kind::grid, {{{key, value}}, {{key, other}}}});
+    }
+    return {key + "=[" + value + ", " + other + "]"};
+  }
+  if (kind == 2) {
+    if (in_rows || (!in_grid && file.given.contains(key))) return {};
+    if (!in_grid) file.base[key] = value;
+    for (BlockParts& block : file.blocks)
+      for (auto& axis : block.axes)
+        if (axis.kind == Kind::grid && axis.gives(key)) axis.rows.push_back({{key, value}});
+    return {"+" + key + "=" + value};
+  }
+  if (!in_axes && !in_sets && !file.given.contains(key)) return {};
+  remove(false);
+  file.base[key] = file.defaults[key];
+  return {"~" + key};
+}
+
 Generated generate(std::mt19937& random) {
   const auto pick = [&](std::size_t below) { return std::uniform_int_distribution<std::size_t>(0, below - 1)(random); };
   const auto value_of = [&](std::size_t knob) { return kKnobs[knob].values[pick(kKnobs[knob].values.size())]; };
@@ -95,17 +176,21 @@ Generated generate(std::mt19937& random) {
   defaults[kSecondKey] = "20";
 
   std::string file = kBalanced;
-  Settings base = defaults;
+  FileParts parts;
+  parts.defaults = defaults;
+  Settings& base = parts.base = defaults;
   for (std::size_t knob = 0; knob < kKnobs.size(); ++knob)
     if (pick(4) == 0) {
       base[kKnobs[knob].key] = value_of(knob);
       file += std::string(kKnobs[knob].key) + ": " + base[kKnobs[knob].key] + "\n";
+      parts.given.insert(kKnobs[knob].key);
     }
   // A derived value in the file, and one that reads it.
   const Derivation* derivation = pick(2) == 0 ? &kDerivations[pick(kDerivations.size())] : nullptr;
   if (derivation != nullptr) file += std::string(kSecondKey) + ": ${" + kDerivedKey + "} + 1\n" + kDerivedKey + ": " + derivation->text + "\n";
   // One group of sets, used by some of the blocks as an axis.
-  std::vector<Settings> sets(2);
+  std::vector<Settings>& sets = parts.sets;
+  sets.resize(2);
   file += "sets:\n  size:\n";
   for (std::size_t s = 0; s < sets.size(); ++s) {
     file += "    s" + std::to_string(s) + ": {";
@@ -119,13 +204,14 @@ Generated generate(std::mt19937& random) {
   }
 
   file += "blocks:\n";
-  std::set<Settings> seen;
   for (std::size_t b = 0; b <= pick(3); ++b) {
     std::vector<std::size_t> order(kKnobs.size());
     std::iota(order.begin(), order.end(), 0u);
     std::shuffle(order.begin(), order.end(), random);
     const std::size_t points_keys = pick(3), zip_keys = pick(3), grid_keys = 1 + pick(2);
-    std::vector<std::vector<Settings>> axes;
+    using Kind = BlockParts::Kind;
+    BlockParts& block = parts.blocks.emplace_back();
+    auto& axes = block.axes;
     file += "  -\n";
     std::size_t next = 0;
     if (points_keys > 0) {
@@ -140,7 +226,7 @@ Generated generate(std::mt19937& random) {
         }
         file += "}\n";
       }
-      axes.push_back(points);
+      axes.push_back({Kind::points, points});
       next += points_keys;
     }
     if (zip_keys > 0) {
@@ -154,7 +240,7 @@ Generated generate(std::mt19937& random) {
         }
         file += "]\n";
       }
-      axes.push_back(rows);
+      axes.push_back({Kind::zip, rows});
       next += zip_keys;
     }
     // A sample of choices: its rows are those of the same sample alone, which other tests hold to their distribution.
@@ -166,13 +252,13 @@ Generated generate(std::mt19937& random) {
       std::vector<Settings> rows;
       const Node rolled = draw(parse_yaml("{" + body + "}", "text"), 100);
       for (const Node& value : rolled.find(kKnobs[knob].key)->items) rows.push_back({{kKnobs[knob].key, value.text}});
-      axes.push_back(rows);
+      axes.push_back({Kind::sample, rows});
     }
     file += "    grid:\n";
     const bool by_set = pick(2) == 0;
     if (by_set) {
       file += "      size: [s1, s0]\n";
-      axes.push_back({{{"size", "1"}}, {{"size", "0"}}});
+      axes.push_back({Kind::grid, {{{"size", "1"}}, {{"size", "0"}}}});
     }
     for (std::size_t i = 0; i < grid_keys; ++i) {
       std::vector<Settings> values(1 + pick(3));
@@ -180,7 +266,7 @@ Generated generate(std::mt19937& random) {
       if (kKnobs[order[next + i]].key == std::string("seed")) {  // 1, 3, ... as a range
         file += "{range: [1, " + std::to_string(2 * values.size() - pick(2)) + ", 2]}\n";
         for (std::size_t v = 0; v < values.size(); ++v) values[v]["seed"] = std::to_string(2 * v + 1);
-        axes.push_back(values);
+        axes.push_back({Kind::grid, values});
         continue;
       }
       file += "[";
@@ -189,17 +275,27 @@ Generated generate(std::mt19937& random) {
         file += values[v][kKnobs[order[next + i]].key] = value_of(order[next + i]);
       }
       file += "]\n";
-      axes.push_back(values);
+      axes.push_back({Kind::grid, values});
     }
     // Where the condition fails, the last axis falls back to what the file and its sets give.
-    const std::string optional = pick(2) == 0 ? kKnobs[order[next + grid_keys - 1]].key : "";
+    std::string& optional = block.optional;
+    optional = pick(2) == 0 ? kKnobs[order[next + grid_keys - 1]].key : "";
     if (!optional.empty()) file += "    when: {" + optional + ": train.steps >= 15 and seed < 4}\n";
-    const bool excluding = pick(2) == 0;
-    if (excluding) file += "    exclude: seed == 2 and not routing.top_k in [1, 2] or train.steps < 15\n";
+    block.excluding = pick(2) == 0;
+    if (block.excluding) file += "    exclude: seed == 2 and not routing.top_k in [1, 2] or train.steps < 15\n";
+  }
 
-    const auto enumerate = [&](const auto& self, std::size_t axis, Settings settings) -> void {
+  if (pick(2) == 0) {
+    const std::size_t knob = pick(kKnobs.size());
+    const std::string value = value_of(knob), other = value_of(knob);
+    result.overrides = override_of(parts, kKnobs[knob], pick(4), value, other);
+  }
+  std::set<Settings> seen;
+  for (const auto& [axes, optional, excluding] : parts.blocks) {
+    const auto enumerate = [&, &axes = axes, &optional = optional, &excluding = excluding](const auto& self, std::size_t axis,
+                                                                                           Settings settings) -> void {
       if (axis < axes.size()) {
-        for (const Settings& choice : axes[axis]) {
+        for (const Settings& choice : axes[axis].rows) {
           Settings more = settings;
           for (const auto& [key, value] : choice) more[key] = value;
           self(self, axis + 1, more);
@@ -240,10 +336,18 @@ class Expand : public InFolder {};
 TEST_F(Expand, AgreesWithBruteForceOnGeneratedSweeps) {
   std::mt19937 random(20240);
   std::size_t trials = 0;
-  for (int round = 0; round < 300; ++round) {
-    const Generated expected = generate(random);
+  std::map<std::string, int> overridden;  // by what the override does
+  const char* full = std::getenv("MOESWEEP_FULL");
+  const int rounds = full != nullptr && std::string(full) == "1" ? 20000 : 2000;
+  for (int round = 0; round < rounds; ++round) {
+    Generated expected = generate(random);
+    if (!expected.overrides.empty()) {
+      const std::string& text = expected.overrides.front();
+      ++overridden[text[0] == '+' || text[0] == '~' ? text.substr(0, 1) : text.ends_with(']') ? "axis" : "value"];
+      expected.yaml += "# " + text + "\n";
+    }
     if (expected.trials.empty()) continue;
-    const Sweep found = sweep(expected.yaml);
+    const Sweep found = sweep(expected.yaml, expected.overrides);
     ASSERT_EQ(found.trials.size(), expected.trials.size()) << expected.yaml;
     for (std::size_t i = 0; i < found.trials.size(); ++i)
       ASSERT_EQ(normal(settings_of(found.trials[i].config)), expected.trials[i]) << "trial " << i << " of\n" << expected.yaml;
@@ -256,7 +360,8 @@ TEST_F(Expand, AgreesWithBruteForceOnGeneratedSweeps) {
     ASSERT_EQ(again.trials.size(), found.trials.size());
     for (std::size_t i = 0; i < found.trials.size(); ++i) ASSERT_EQ(again.trials[i].id, found.trials[i].id);
   }
-  EXPECT_GT(trials, 1000u);
+  EXPECT_GT(trials, 10'000u);
+  for (const char* kind : {"value", "axis", "+", "~"}) EXPECT_GT(overridden[kind], rounds / 50) << kind;
 }
 
 TEST_F(Expand, IdsAreThoseOfTheConfigAndNeverChange) {
@@ -522,6 +627,85 @@ TEST_F(Expand, TheGranularityStudyIsAtEqualSizesAndEqualArithmetic) {
   EXPECT_EQ(active.size(), 1u);
   EXPECT_EQ(cuts.size(), 3u);
   EXPECT_EQ(multiplications.size(), 1u);
+}
+
+TEST_F(Expand, AStreamHandsOutWhatTheSweepHolds) {
+  const std::string text = std::string(kData) + "sets: {scale: {x1: {}, x2: {model.width: 128}, x3: {}}}\n" +
+                           "grid: {seed: [1, 2, 3, 4, 2], scale: [x1, x2, x3]}\nexclude: seed == 4\n";
+  write("sweep.yaml", text);
+  for (const Selection& selection : {Selection{}, Selection{{"seed <= 2"}, {}}, Selection{{"scale == x3", "seed == 1"}, {"model.width == 128"}}}) {
+    const Sweep sweep = load_sweep("sweep.yaml", {"+seed=7"}, selection);
+    std::vector<std::string> expected, found, configs;
+    for (const Trial& trial : sweep.trials)
+      if (!sweep.passed_over.contains(trial.id)) expected.push_back(trial.id);
+    const TrialStream stream("sweep.yaml", {"+seed=7"}, selection);
+    EXPECT_EQ(stream.name(), "sweep");
+    for (int walk = 0; walk < 2; ++walk) {
+      found.clear(), configs.clear();
+      const Counts counts = stream.for_each([&](const std::string& id, const train::TrialConfig& config) {
+        found.push_back(id);
+        configs.push_back(train::id_of(config));
+      });
+      EXPECT_EQ(found, expected);
+      EXPECT_EQ(configs, expected);
+      EXPECT_EQ(counts.trials, static_cast<std::int64_t>(sweep.trials.size()));
+      EXPECT_EQ(counts.duplicates_dropped, sweep.duplicates_dropped);
+      EXPECT_EQ(counts.excluded, sweep.excluded);
+      EXPECT_EQ(counts.passed_over, static_cast<std::int64_t>(sweep.passed_over.size()));
+    }
+  }
+  // `scale == x3` holds for a duplicate of the trials of x1 alone: those are chosen, as the sweep has it.
+  EXPECT_EQ(TrialStream("sweep.yaml", {}, {{"scale == x3"}, {}}).for_each({}).passed_over, 3);
+  EXPECT_EQ(message_of([] {
+              TrialStream("sweep.yaml", {}, {{"seed == 9"}, {}}).for_each({});
+            }),
+            "command line: none of 6 trials is left by --only and --skip");
+}
+
+TEST_F(Expand, WholeSectionsBesideASingleKeyReadBack) {
+  const Sweep found = sweep(std::string(kData) +
+                                "points: [{routing: routers/reference.yaml}, {routing: {whole: true, select: hash}}]\n"
+                                "sample: {count: 3, of: {routing.temperature: {choice: [1, 2, 3]}}}\ngrid: {routing.top_k: [1, 2]}\n"
+                                "when: {routing.top_k: routing.temperature > 1}\n",
+                            {"routing.select=top_k"});
+  const Sweep again = sweep(found.resolved.dump());
+  ASSERT_EQ(again.trials.size(), found.trials.size());
+  for (std::size_t i = 0; i < found.trials.size(); ++i) EXPECT_EQ(again.trials[i].id, found.trials[i].id);
+  const Sweep whole = sweep(std::string(kData) + "routing.top_k: 2\ngrid: {routing: [{whole: true, temperature: 2}, {temperature: 2}]}\n");
+  EXPECT_EQ(whole.trials[0].config.routing.top_k, 4);  // the default
+  EXPECT_EQ(whole.trials[1].config.routing.top_k, 2);
+}
+
+TEST_F(Expand, WhatAsksForTooMuchIsAnErrorAtOnce) {
+  const std::string head = std::string(kData) + "grid: {seed: {range: [1, 100000, 1]}, ";
+  const auto message = [](const std::string& text) { return message_of([&] { sweep(text); }); };
+  EXPECT_EQ(message(head + "routing.top_k: [1, 2, 4], model.width: {range: [2, 200, 2]}}\n"),
+            "sweep.yaml:1:1: more than 10000000 combinations: a sweep has no more trials than that\n"
+            "  a step, a count or an axis too many? `sample` draws some of many");
+  EXPECT_EQ(message(std::string(kData) +
+                    "zip: {seed: {range: [1, 1000000, 1]}, train.steps: {range: [1, 1000000, 1]}, train.tokens: {range: [1, 2, 1]}}\n"),
+            "sweep.yaml:2:100: train.tokens.range: 2 values, with which the ranges of the sweep stand for too many");
+  EXPECT_EQ(message(std::string(kData) +
+                    "sample: {count: 1000000, of: {seed: {integers: [1, 9]}, model.width: {integers: [2, 9]}, train.steps: {integers: [1, 9]}}}\n"),
+            "sweep.yaml:2:17: sample: 1000000 draws of 3 values each are more than 2000000 values");
+  // Files that name each other over and over, without a circle: 3 + 3 * 30 + 3 * 30 * 30 + ...
+  write("b0.yaml", "seed: 1\n");
+  for (int level = 1; level < 4; ++level) {
+    std::string names;
+    for (int i = 0; i < 30; ++i) names += (i == 0 ? "b" : ", b") + std::to_string(level - 1) + ".yaml";
+    write("b" + std::to_string(level) + ".yaml", "base: [" + names + "]\n");
+  }
+  EXPECT_NE(message(std::string(kData) + "base: b3.yaml\n").find("more than 10000 files are read"), std::string::npos);
+  write("large.yaml", std::string(16 * 1024 * 1024, '#') + "\n");
+  EXPECT_EQ(message("base: large.yaml\n"), "large.yaml: 16777217 bytes, and 16777216 are the most of a YAML file");
+  const std::string message_of_long = message(std::string(1 << 20, 'a') + ": 1\n");
+  EXPECT_LT(message_of_long.size(), 1000u);
+  EXPECT_TRUE(message_of_long.starts_with("sweep.yaml:1:1: unknown key 'aaaa") || message_of_long.find("not valid YAML") != std::string::npos)
+      << message_of_long;
+  EXPECT_LT(message("seed: " + std::string(1 << 20, 'a') + "\n").size(), 1000u);
+  std::string dots = "a";
+  for (int i = 0; i < 200'000; ++i) dots += ".a";
+  EXPECT_LT(message("? " + dots + "\n: 1\n").size(), 1000u);
 }
 
 TEST_F(Expand, AHundredThousandTrials) {

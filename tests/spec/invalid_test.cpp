@@ -7,10 +7,9 @@ namespace moesweep::spec {
 namespace {
 
 struct Case {
-  const char* name;
-  const char* text;
+  std::string name, text;
   std::vector<std::string> overrides;
-  const char* message;
+  std::string message;
 };
 
 const std::vector<Case> kCases{
@@ -184,6 +183,7 @@ const std::vector<Case> kCases{
     {"condition with an order of words", "exclude: routing.score < sigmoid", {}, "sweep.yaml:1:24: in the condition \"routing.score < sigmoid\": routing.score has no order: use == or !="},
     {"condition with an open bracket", "exclude: (seed == 1", {}, "sweep.yaml:1:20: in the condition \"(seed == 1\": expected ')' but found the end"},
     {"condition with one word too many", "exclude: seed == 1 seed == 2", {}, "sweep.yaml:1:20: in the condition \"seed == 1 seed == 2\": expected 'and', 'or' or the end but found 'seed'"},
+    {"condition with an empty text too many", "exclude: seed == 1 '' or seed == 2", {}, "sweep.yaml:1:20: in the condition \"seed == 1 '' or seed == 2\": expected 'and', 'or' or the end but found ''"},
     {"condition with an open quote", "exclude: [\"seed == 1\", \"data.store == 'x\"]", {}, "sweep.yaml:1:39: in the condition \"data.store == 'x\": a quote is not closed"},
     {"condition on a list", "exclude: data.domains == a", {}, "sweep.yaml:1:10: in the condition \"data.domains == a\": data.domains is a list and has no comparison"},
     {"condition that compares text and number", "exclude: seed == routing.score", {}, "sweep.yaml:1:18: in the condition \"seed == routing.score\": seed and routing.score cannot be compared"},
@@ -261,6 +261,11 @@ const std::vector<Case> kCases{
     {"removal of an unknown key", "seed: 1", {"~sed"}, "command line: unknown key 'sed': did you mean 'seed'?"},
     {"addition of what is there", "seed: 1", {"+seed=2"}, "command line: +seed: already given at sweep.yaml:1:7\n  seed=... replaces it"},
     {"addition of nothing", "routing.balance.also: [{method: aux_loss}]", {"+routing.balance.also=[]"}, "command line: +routing.balance.also=[] adds nothing\n  routing.balance.also=[] empties it"},
+    {"condition too long", "exclude: \"" + std::string(4097, 'x') + "\"", {}, "sweep.yaml:1:10: a condition of 4097 characters: 4096 are the most"},
+    {"condition with too many brackets of its own", "exclude: \"" + std::string(66, '(') + "seed == 1" + std::string(66, ')') + "\"", {}, "sweep.yaml:1:76: in the condition \"" + std::string(66, '(') + "seed == 1" + std::string(66, ')') + "\": nested too deep"},
+    {"when too long", "grid: {seed: [1]}\nwhen: {seed: \"" + std::string(5000, ' ') + "\"}", {}, "sweep.yaml:2:14: a condition of 5000 characters: 4096 are the most"},
+    {"whole that is not true", "routing: {whole: yes}", {}, "sweep.yaml:1:18: routing.whole: expected true but found yes\n  a section with `whole: true` is as one read from a file: what it does not set takes its default"},
+    {"whole in a part", "routing.layers: {0: {whole: true}}", {}, "sweep.yaml:1:22: unknown key 'whole' in routing.layers.0"},
     {"addition to a zip", "zip: {seed: [1, 2]}", {"+seed=3"}, "command line: +seed: it is an axis of a zip, which cannot grow alone\n  seed=... replaces it"},
 };
 
