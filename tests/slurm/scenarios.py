@@ -27,6 +27,7 @@ SOURCE = pathlib.Path(__file__).resolve().parents[2]
 SWEEP = pathlib.Path(__file__).with_name("sweep.yaml")
 PROGRAM = os.environ.get("MOESWEEP_PROGRAM", str(SOURCE / "build/release/moesweep"))
 TRIALS = 12
+LARGEST = (9, 10, 11)  # on two ranks; an element begins with one
 REPORT = str(SOURCE / ".venv/bin/moesweep-report")
 PATIENCE = 400.0  # seconds for anything: no time is asserted, but nothing hangs
 
@@ -83,6 +84,10 @@ class Study:
 
     def done(self) -> int:
         return sum(event["event"] == "ended" and event["state"] == "done" for event in self.events())
+
+    def owners(self) -> collections.Counter[str]:
+        """Attempts by the element that made them."""
+        return collections.Counter(event["owner"]["slurm_job"] for event in self.events() if event["event"] == "started")
 
     def checkpoints(self) -> list[pathlib.Path]:
         return list(self.folder.glob("trials/*/*/checkpoint.h5"))
@@ -188,8 +193,7 @@ def array(line: Line, reference: Reference) -> None:
         study.profile.write_text(f"partition: low\nreport: {REPORT}\n")
         study.submit(shards=3)
         cluster.wait_for_end()
-        owners = collections.Counter(event["owner"]["slurm_job"] for event in study.events() if event["event"] == "started")
-        assert len(owners) == 3, f"not every element worked: {owners}"
+        assert len(study.owners()) == 3, f"not every element worked: {study.owners()}"
         assert study.attempts() == f"{TRIALS} done", study.attempts()
         assert (study.folder / "report.html").stat().st_size > 10000
         line.tell(study, reference, "nothing: three shards of two ranks, aggregate, report")
@@ -229,6 +233,7 @@ def shared(line: Line, reference: Reference) -> None:
         assert len(study.arrays) == 2
         cluster.wait_for_end()
         assert study.attempts() == f"{TRIALS} done", study.attempts()
+        assert len(study.owners()) >= 3, f"the second array did nothing: {study.owners()}"
         line.tell(study, reference, "two arrays on one folder")
 
 
@@ -245,8 +250,8 @@ def walltime(line: Line, reference: Reference) -> None:
 
 def time_limit(line: Line, reference: Reference) -> None:
     with Cluster() as cluster:
-        # In each element a trial that is deaf, in its first attempt, until long after the limit.
-        deaf = [f"slow@trial={trial},step=8,attempt=1,seconds=70" for trial in range(TRIALS)]
+        # Each element begins with one of the largest trials; these are deaf from step 8 of their first attempt until long after the limit.
+        deaf = [f"slow@trial={trial},step=8,attempt=1,seconds=300" for trial in LARGEST]
         study = Study(cluster, inject=deaf)
         study.submit(shards=3, time_limit="00:01:00", signal_seconds=1)
         cluster.wait_for_end()
