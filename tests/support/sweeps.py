@@ -63,8 +63,13 @@ def check_done_once(events: list[Event], trials: int) -> None:
     """So many trials were done, each by one attempt, no attempt was made twice, none came after the one that was done."""
     started = collections.Counter((event["trial"], event["attempt"]) for event in events if event["event"] == "started")
     assert not started or max(started.values()) == 1, f"attempts that were made twice: {started}"
-    done = [event for event in events if event["event"] == "ended" and event["state"] == "done"]
-    last = {event["trial"]: event["attempt"] for event in done}
-    assert len(done) == len(last) == trials, f"not each of {trials} trials was done once: {collections.Counter(event['trial'] for event in done)}"
+    verdicts: dict[tuple[str, int], set[str]] = collections.defaultdict(set)
+    for event in events:
+        if event["event"] == "ended":
+            verdicts[event["trial"], event["attempt"]].add(event["state"])
+    assert all(len(states) == 1 for states in verdicts.values()), f"attempts that ended in two ways: {verdicts}"
+    done = {attempt for attempt, states in verdicts.items() if states == {"done"}}
+    last = dict(done)
+    assert len(done) == len(last) == trials, f"not each of {trials} trials was done once: {sorted(done)}"
     for trial, attempt in started:
         assert attempt <= last.get(trial, attempt), f"{trial} was started after it was done"
