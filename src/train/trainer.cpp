@@ -472,9 +472,7 @@ bool Trainer::asked_to_stop() const {
   return stop_ != nullptr && stop_->load();
 }
 
-void Trainer::spoil() {
-  model_->parameters().buffers(model::ParameterClass::dense).value.fill_(std::numeric_limits<double>::quiet_NaN());
-}
+void Trainer::spoil() { model_->parameters().buffers(model::ParameterClass::dense).value.fill_(std::numeric_limits<double>::quiet_NaN()); }
 
 bool Trainer::evaluation_due() const {
   const bool scheduled = step_ == steps_ || (config_.evaluation.every_steps > 0 && step_ > 0 && step_ % config_.evaluation.every_steps == 0);

@@ -5,6 +5,7 @@
 
 #include "moesweep/core/publish.hpp"
 #include "moesweep/spec/presets.hpp"
+#include "moesweep/spec/profile.hpp"
 #include "spec/node.hpp"
 #include "spec/support.hpp"
 
@@ -136,6 +137,8 @@ TEST_F(Configs, EveryFileLoadsAndExpands) {
       } else if (folder == "data") {
         write("trial.yaml", "base: models/testbed-tiny.yaml\ndata: " + file + "\n");
         load_trial("trial.yaml");
+      } else if (folder == "profiles") {
+        load_profile(file);
       } else {
         ADD_FAILURE() << file << " lies in a folder that this test does not know";
       }

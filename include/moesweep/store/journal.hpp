@@ -41,9 +41,9 @@ struct TrialStatus {
   std::string state = "pending";  ///< pending, running, or how its last attempt ended
   std::string reason;
   int attempts = 0;
-  double seconds = 0.0;   ///< of the last ended attempt
-  std::int64_t step = 0;  ///< last one reported
-  double loss = 0.0;      ///< at that step; NaN when none was reported
+  double seconds = 0.0;                ///< of the last ended attempt
+  std::int64_t step = 0;               ///< last one reported
+  double loss = 0.0;                   ///< at that step; NaN when none was reported
   std::map<std::string, int> charges;  ///< attempts that count against the trial, by the state in which they ended
   bool final = false;                  ///< it needs no further attempt
   bool suspect = false;                ///< it was open when its step died, nobody knows of which trial: its next attempt runs alone
