@@ -42,7 +42,7 @@ struct RunOptions {
   /// Goes up each time the trial looks whether to stop: at every step and batch of an evaluation. May be null.
   std::atomic<std::uint64_t>* pulse = nullptr;
   /// Called on every rank before each step, counted from 1; may be empty. It may end the process or throw, or ask for numbers that are none.
-  std::function<Fault(std::int64_t step)> before_step;
+  std::function<Fault(std::int64_t step)> before_step = {};
 };
 
 /// How a trial ended; `record` is complete for `done` and `diverged`, and holds what there is for `preempted`.
