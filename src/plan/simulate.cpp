@@ -24,7 +24,7 @@ namespace {
 constexpr std::size_t kNone = std::numeric_limits<std::size_t>::max();
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr double kSecondsOfHour = 3600.0;
-constexpr std::size_t kMostAllocations = 1000000;
+constexpr std::size_t kMostFutile = 1000;  // launches in a row, beside two of each world
 
 class Clock {
  public:
@@ -152,7 +152,8 @@ class Clock {
     if (world.jobs.empty() && world.suspects.empty()) return;
     if (world.deadline <= now_) {
       world.deadline = now_ + options_.walltime_seconds;
-      if (++result_.allocations > kMostAllocations)
+      ++result_.allocations;
+      if (++futile_ > kMostFutile + 2 * worlds_.size())
         throw Error(ErrorKind::usage, "the simulated sweep gets nowhere: its worlds end before their trials reach a checkpoint", "",
                     "lower --failures-per-rank-hour, or give more --worlds or a longer --walltime");
     }
@@ -206,6 +207,7 @@ class Clock {
       trial.left = 0.0;
       result_.makespan_seconds = now_;
       ++result_.jobs_run;
+      futile_ = 0;
       --world.running;
       block.scheduler.on(Ended{place_of(world, job)});
       block.job = kNone;
@@ -306,6 +308,7 @@ class Clock {
                               ? worked
                               : std::floor(worked / options_.checkpoint_seconds) * options_.checkpoint_seconds;
       trial.left -= std::min(kept, trial.left);
+      if (kept > 0.0) futile_ = 0;
       lost_ += (worked - kept) * static_cast<double>(jobs_[block.job].ranks);
       if (suspect || world.phase == Phase::alone) {
         world.suspects.push_back(block.job);
@@ -344,7 +347,7 @@ class Clock {
   std::vector<Claim> board_;
   std::priority_queue<Event, std::vector<Event>, std::greater<>> events_;
   std::unordered_map<std::int64_t, std::size_t> claims_by_second_;
-  std::size_t sequence_ = 0;
+  std::size_t sequence_ = 0, futile_ = 0;
   double now_ = 0.0, busy_ = 0.0, lost_ = 0.0;
   Simulation result_;
 };

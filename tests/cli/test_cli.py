@@ -139,6 +139,39 @@ class Asking(Case):
         self.assertEqual(len(skipped), 4)
         self.assertIn("needs 2 ranks", skipped[0]["reason"])
 
+    def test_plan_of_a_job_array(self):
+        array = json.loads(self.call("plan", "quickstart", "--ranks", 2, "--shards", 3, "--max-array-size", 3, "--json")[0])["array"]
+        self.assertEqual([(chunk["first"], chunk["last"], chunk["indices"]) for chunk in array["chunks"]], [(0, 1, "0-1"), (2, 2, "0-0")])
+        self.assertEqual((array["jobs"], array["ranks"], array["requeues"]), (27, 2, False))
+        self.assertRegex(array["walltime"], r"^\d\d:\d\d:00$")
+        text = self.call("plan", "quickstart", "--ranks", 2, "--time-limit", "2min")[0]
+        self.assertIn("chosen: ", text)
+        self.assertIn("elements will be requeued", text)
+
+    def test_plan_simulates(self):
+        command = ["plan", "quickstart", "--simulate", "--ranks", 8, "--worlds", 2, "--noise", 0.3, "--crash", 0.05, "--failures-per-rank-hour", 1, "--walltime", "1h"]
+        text = self.call(*command)[0]
+        self.assertIn("simulated on 8 ranks in 2 worlds", text)
+        self.assertEqual(text, self.call(*command)[0])
+        result = json.loads(self.call(*command, "--json")[0])["simulation"]
+        self.assertEqual(result["jobs_run"] + result["jobs_crashed"], 27)
+        self.assertGreaterEqual(result["claims"], 27)
+        calm = json.loads(self.call("plan", "quickstart", "--simulate", "--ranks", 8, "--json")[0])["simulation"]
+        self.assertEqual((calm["jobs_run"], calm["claims"], calm["collisions"]), (27, 27, 0))
+        self.assertGreaterEqual(calm["ratio"], 1)
+
+    def test_plan_names_gangs_that_fit_the_memory(self):
+        plan = json.loads(self.call("plan", "smoke", "--json")[0])
+        self.assertNotIn("over_memory", plan)
+        most = max(trial["memory_bytes"] for trial in plan["trials"])
+        self.assertEqual(json.loads(self.call("plan", "smoke", "--memory-per-rank", str(int(most) + 1), "--json")[0])["over_memory"], [])
+        tight = json.loads(self.call("plan", "smoke", "--memory-per-rank", str(int(most * 0.8)), "--json")[0])["over_memory"]
+        self.assertTrue(tight)
+        for trial in tight:
+            self.assertGreater(trial["memory_bytes"], most * 0.8)
+            self.assertLessEqual(trial["gang"]["memory_bytes"], most * 0.8)
+        self.assertIn("no gang would do", self.call("plan", "smoke", "--memory-per-rank", "1K")[0])
+
 
 class Errors(Case):
     """One message, where, what next; the documented exit code; nothing on standard output."""
@@ -149,6 +182,9 @@ class Errors(Case):
         (["plan"], 2, "SWEEP is required"),
         (["plan", "smoke", "--frob"], 2, "--frob"),
         (["plan", "smoke", "--ranks", "0"], 2, "--ranks"),
+        (["plan", "smoke", "--time-limit", "soon", "--ranks", "1"], 2, "'soon' is no time"),
+        (["plan", "smoke", "--simulate", "--ranks", "2", "--worlds", "9"], 2, "between one world and one for each rank"),
+        (["plan", "smoke", "--memory-per-rank", "much"], 2, "--memory-per-rank"),
         (["plan", "nosuch"], 3, "nosuch"),
         (["plan", "smoke", "train.stesp=3"], 3, "train.steps"),
         (["plan", "smoke", "--only", "sede == 1"], 3, "--only: in the condition"),

@@ -322,6 +322,7 @@ TEST(Mix, EveryTrialEndsOnceUnderFailuresCrashesAndDeadlines) {
       EXPECT_EQ(failing.jobs_run, jobs.size());
       EXPECT_GE(failing.makespan_seconds, failing.lower_bound_seconds);
       options.crash_probability = 0.005;
+      options.named_share = 0.9;
       options.walltime_seconds = 4 * 3600;
       const auto all = simulate(jobs, options);
       show(fmt::format("{} ranks in {} worlds, all of it:", ranks, worlds), all);
