@@ -24,6 +24,7 @@
 #include "moesweep/launch/provenance.hpp"
 #include "moesweep/launch/status.hpp"
 #include "moesweep/plan/array.hpp"
+#include "moesweep/plan/machine.hpp"
 #include "moesweep/plan/scheduler.hpp"
 #include "script.hpp"
 #include "slurm.hpp"
