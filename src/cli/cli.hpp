@@ -60,6 +60,8 @@ struct LimitOptions {
 
   /// A `usage` error names the option that cannot be read. Limits the memory of this process, where that is asked for.
   void apply(launch::RunOptions& options) const;
+  /// As words of a command line, `--name=value`.
+  std::vector<std::string> words() const;
 };
 /// `one_trial`: only those that make sense for `train`.
 void add_limits(CLI::App& sub, LimitOptions& options, bool one_trial = false);

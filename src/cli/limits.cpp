@@ -103,6 +103,22 @@ void LimitOptions::apply(launch::RunOptions& options) const {
   if (!memory_limit.empty()) launch::limit_memory(bytes_of(memory_limit, "--memory-limit"));
 }
 
+std::vector<std::string> LimitOptions::words() const {
+  std::vector<std::string> words;
+  const auto add = [&](const char* name, const std::string& value) {
+    if (!value.empty()) words.push_back(fmt::format("{}={}", name, value));
+  };
+  add("--deadline", deadline);
+  add("--trial-timeout", trial_timeout);
+  add("--stall-timeout", stall_timeout);
+  add("--memory-limit", memory_limit);
+  add("--retries", retries);
+  if (max_failures) add("--max-failures", std::to_string(*max_failures));
+  if (fail_fast) words.emplace_back("--fail-fast");
+  for (const std::string& fault : faults) add("--inject", fault);
+  return words;
+}
+
 void add_retry(CLI::App& app, Invocation& invocation) {
   struct Options {
     std::string folder;

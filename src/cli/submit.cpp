@@ -4,35 +4,17 @@
 #include <fmt/core.h>
 
 #include <algorithm>
-#include <array>
 #include <memory>
 
 #include "cli.hpp"
 #include "moesweep/core/log.hpp"
 #include "moesweep/launch/folder.hpp"
+#include "moesweep/launch/run.hpp"
 #include "moesweep/spec/presets.hpp"
 
 namespace moesweep::cli {
 
 namespace {
-
-/// Options of `run` that `submit` hands on to each element's step, as they were given.
-struct HandedOn {
-  const char* name;
-  const char* what;
-  bool is_flag = false;
-};
-constexpr std::array kHandedOn{
-    HandedOn{"--deadline", "start nothing that would not end by then"},
-    HandedOn{"--trial-timeout", "seconds after which a trial is ended"},
-    HandedOn{"--stall-timeout", "seconds without a step after which a trial is ended"},
-    HandedOn{"--memory-limit", "memory of a rank, as 4GiB"},
-    HandedOn{"--max-failures", "stop when so many trials have failed"},
-    HandedOn{"--fail-fast", "stop at the first failure", true},
-    HandedOn{"--retries", "cause=N,...: further attempts by cause"},
-    HandedOn{"--progress-seconds", "a running trial tells the journal its step so often"},
-    HandedOn{"--inject", "a fault for tests, as kill@trial=3,step=30,rank=1"},
-};
 
 struct Options {
   std::string sweep, router, out, profile;
@@ -40,18 +22,15 @@ struct Options {
   spec::Selection selection;
   launch::SubmitOptions submit;
   std::int64_t signal_seconds = 0;
-  std::array<std::vector<std::string>, kHandedOn.size()> values;
-  std::array<bool, kHandedOn.size()> flags{};
+  LimitOptions limits;
   bool json = false;
 
+  /// What each element's `moesweep run` is given beside folder and shard.
   std::vector<std::string> run_options() const {
     std::vector<std::string> words;
-    for (const std::string& text : selection.only) words.insert(words.end(), {"--only=" + text});
-    for (const std::string& text : selection.skip) words.insert(words.end(), {"--skip=" + text});
-    for (std::size_t i = 0; i < kHandedOn.size(); ++i) {
-      for (const std::string& value : values.at(i)) words.push_back(fmt::format("{}={}", kHandedOn.at(i).name, value));
-      if (flags.at(i)) words.emplace_back(kHandedOn.at(i).name);
-    }
+    for (const std::string& text : selection.only) words.push_back("--only=" + text);
+    for (const std::string& text : selection.skip) words.push_back("--skip=" + text);
+    for (std::string& word : limits.words()) words.push_back(std::move(word));
     return words;
   }
 };
@@ -63,12 +42,7 @@ bool names_layout(const std::string& text) {
 
 std::string call_in_words(const std::vector<std::string>& command) {
   std::string text;
-  for (const std::string& word : command) {
-    const bool plain = !word.empty() && std::ranges::all_of(word, [](unsigned char c) {
-      return std::isalnum(c) != 0 || std::string_view("-_./=:,+@%").find(static_cast<char>(c)) != std::string_view::npos;
-    });
-    text += (text.empty() ? "" : " ") + (plain ? word : Json(word).dump(-1, ' ', false, Json::error_handler_t::replace));
-  }
+  for (const std::string& word : command) text += (text.empty() ? "" : " ") + launch::shell_word(word);
   return text;
 }
 
@@ -92,8 +66,8 @@ std::string text_of(const launch::Submission& made, bool dry_run) {
   for (const launch::SubmittedJob& job : made.jobs) rows.push_back({job.kind, job.job.empty() ? "left out" : job.job, job.array});
   text += table(rows);
   if (made.start_estimate) text += fmt::format("start: about {}, as Slurm estimates it\n", *made.start_estimate);
-  text += fmt::format("next: moesweep status {0}    moesweep cancel {0}    logs in {1}\n", made.folder.string(),
-                      (made.folder / "slurm" / "logs").string());
+  text += fmt::format("next: moesweep status {0}    moesweep cancel {0}    logs in {1}\n", launch::shell_word(made.folder.string()),
+                      launch::shell_word((made.folder / "slurm" / "logs").string()));
   return text;
 }
 
@@ -124,21 +98,19 @@ void add_submit(CLI::App& app, Invocation& invocation) {
   sub->add_flag("--again", submit.again, "although an array of this folder is in the queue");
   sub->add_flag("--dry-run", submit.dry_run, "print scripts and calls; write nothing");
   sub->add_flag("--json", options->json, "the summary as JSON");
-  for (std::size_t i = 0; i < kHandedOn.size(); ++i) {
-    const HandedOn& each = kHandedOn.at(i);
-    if (each.is_flag) sub->add_flag(each.name, options->flags.at(i), each.what)->group("Handed on to `moesweep run`");
-    else
-      sub->add_option(each.name, options->values.at(i), each.what)
-          ->expected(1)
-          ->allow_extra_args(false)
-          ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
-          ->group("Handed on to `moesweep run`");
-  }
+  add_limits(*sub, options->limits);
   sub->callback([options, &invocation] {
     launch::SubmitOptions& mine = options->submit;
     spec::Sweep sweep = spec::load_sweep(options->sweep, spec::with_router(options->router, options->overrides), options->selection);
     if (!options->profile.empty()) mine.profile = spec::load_profile(options->profile);
     mine.folder = options->out.empty() ? launch::default_folder(sweep.name) : std::filesystem::path(options->out);
+    // Read here, so that a slip is told now and not by each element.
+    LimitOptions limits = options->limits;
+    if (!limits.memory_limit.empty()) (void)bytes_of(limits.memory_limit, "--memory-limit");
+    limits.memory_limit.clear();
+    launch::RunOptions read;
+    limits.apply(read);
+    mine.retries = read.limits.retries;
     mine.command_line = invocation.command_line;
     mine.libraries = {{"hdf5", MOESWEEP_HDF5_VERSION}, {"libtorch", MOESWEEP_TORCH_VERSION}};
     mine.run_options = options->run_options();

@@ -5,11 +5,10 @@
 
 #include <algorithm>
 #include <cctype>
-#include <charconv>
-#include <cmath>
 
 #include "moesweep/core/error.hpp"
 #include "moesweep/core/json.hpp"
+#include "moesweep/launch/submit.hpp"
 
 namespace moesweep::launch {
 
@@ -26,6 +25,13 @@ std::string shell_quoted(const std::vector<std::string>& words) {
   std::string text;
   for (const std::string& word : words) text += (text.empty() ? "" : " ") + shell_quoted(word);
   return text;
+}
+
+std::string shell_word(std::string_view text) {
+  const auto plain = [](unsigned char c) {
+    return std::isalnum(c) != 0 || std::string_view("_-./=:,+@%").find(static_cast<char>(c)) != std::string_view::npos;
+  };
+  return !text.empty() && std::ranges::all_of(text, plain) ? std::string(text) : shell_quoted(text);
 }
 
 std::string sbatch_quoted(std::string_view text) {
@@ -74,17 +80,6 @@ void require_slurm_path(const std::filesystem::path& path) {
   if (bad || !utf8)
     throw Error(ErrorKind::config, "Slurm cannot take this path: it holds a line break, a backslash, another control character or a broken letter",
                 Json(text).dump(-1, ' ', true, Json::error_handler_t::replace), "choose another folder with --out, or another name for the sweep");
-}
-
-std::vector<Chunk> chunks_of(std::int64_t shards, std::int64_t most) {
-  std::vector<Chunk> chunks;
-  most = std::max<std::int64_t>(most, 1);
-  const std::int64_t count = (shards + most - 1) / most;
-  for (std::int64_t i = 0; i < count; ++i) {
-    const std::int64_t first = shards * i / count;
-    chunks.push_back({first, shards * (i + 1) / count - first, shards});
-  }
-  return chunks;
 }
 
 namespace {
@@ -219,12 +214,12 @@ fi
 
 }  // namespace
 
-std::string array_script(const Scripts& scripts, const std::string& job_name, const Chunk& chunk) {
+std::string array_script(const Scripts& scripts, const std::string& job_name, const plan::ArrayChunk& chunk) {
   const spec::SiteProfile& profile = scripts.profile;
   std::string text =
       head(fmt::format("Trials of the sweep {}: an element works its own shard first, then what nobody has claimed.", plain_name(scripts.sweep)),
            scripts, job_name);
-  directive(text, fmt::format("--array=0-{}{}", chunk.count - 1, scripts.throttle > 0 ? fmt::format("%{}", scripts.throttle) : ""));
+  directive(text, fmt::format("--array={}{}", chunk.indices(), scripts.throttle > 0 ? fmt::format("%{}", scripts.throttle) : ""));
   directive(text, fmt::format("--ntasks={}", scripts.ranks));
   if (scripts.nodes > 0) directive(text, fmt::format("--nodes={}", scripts.nodes));
   if (profile.ranks_per_node && scripts.ranks > 1)
@@ -235,7 +230,7 @@ std::string array_script(const Scripts& scripts, const std::string& job_name, co
   directive(text, fmt::format("--signal=USR2@{}", scripts.signal_seconds));
   log_directives(text, scripts, "array-%A_%a.log");
   setup(text, scripts);
-  text += fmt::format("first={} shards={}   # this array's first shard, and how many there are in all\n", chunk.first, chunk.shards);
+  text += fmt::format("first={} shards={}   # this array's first shard, and how many there are in all\n", chunk.first, scripts.shards);
   text += kStep;
   text += "\nrun_step() {\n  step " + srun_words(scripts) + " \"$program\" run \"$folder/sweep.yaml\" --out \"$folder\" \\\n    ";
   if (!scripts.run_options.empty()) text += shell_quoted(scripts.run_options) + " ";
@@ -273,53 +268,6 @@ std::string report_script(const Scripts& scripts, const std::string& job_name) {
   setup(text, scripts);
   text += "report=" + shell_quoted(scripts.report_program) + "\nexec \"$report\" html \"$folder/sweep.h5\"\n";
   return text;
-}
-
-std::int64_t seconds_of_time_limit(const std::string& text) {
-  const auto fail = [&]() -> void {
-    throw Error(ErrorKind::usage, fmt::format("'{}' is no time limit", text), "",
-                "write it as sbatch takes it: minutes, minutes:seconds, hours:minutes:seconds, or days-hours:minutes:seconds (1-12:00:00)");
-  };
-  const auto number = [&](std::string_view digits) {
-    std::int64_t value = 0;
-    const auto [end, code] = std::from_chars(digits.data(), digits.data() + digits.size(), value);
-    if (digits.empty() || digits.size() > 6 || code != std::errc() || end != digits.data() + digits.size() || value < 0) fail();
-    return value;
-  };
-  std::string_view rest = text;
-  std::int64_t days = 0;
-  const auto dash = rest.find('-');
-  const bool has_days = dash != std::string_view::npos;
-  if (has_days) {
-    days = number(rest.substr(0, dash));
-    rest.remove_prefix(dash + 1);
-  }
-  std::vector<std::int64_t> parts;
-  for (;;) {
-    const auto colon = rest.find(':');
-    parts.push_back(number(rest.substr(0, colon)));
-    if (colon == std::string_view::npos) break;
-    rest.remove_prefix(colon + 1);
-  }
-  if (parts.size() > 3) fail();
-  std::int64_t seconds = 0;
-  if (has_days) {
-    constexpr std::int64_t kUnit[] = {3600, 60, 1};
-    seconds = days * 86400;
-    for (std::size_t i = 0; i < parts.size(); ++i) seconds += parts[i] * kUnit[i];
-  } else if (parts.size() == 1) {
-    seconds = parts[0] * 60;
-  } else {
-    for (const std::int64_t part : parts) seconds = seconds * 60 + part;
-  }
-  if (seconds == 0) fail();
-  return seconds;
-}
-
-std::string time_limit_of(double seconds) {
-  const auto minutes = static_cast<std::int64_t>(std::ceil(std::max(seconds, 60.0) / 60.0));
-  const std::string clock = fmt::format("{:02}:{:02}:00", minutes / 60 % 24, minutes % 60);
-  return minutes >= 24 * 60 ? fmt::format("{}-{}", minutes / (24 * 60), clock) : clock;
 }
 
 }  // namespace moesweep::launch

@@ -7,6 +7,7 @@
 #include <string_view>
 #include <vector>
 
+#include "moesweep/plan/array.hpp"
 #include "moesweep/spec/profile.hpp"
 
 namespace moesweep::launch {
@@ -27,14 +28,6 @@ std::string plain_name(std::string_view name);
 /// Throws a `config` error when Slurm cannot take the path: line breaks and other control characters, backslashes (they end patterns), bad UTF-8.
 void require_slurm_path(const std::filesystem::path& path);
 
-/// Shards first .. first+count-1 of `shards`, submitted as one array.
-struct Chunk {
-  std::int64_t first = 0, count = 1, shards = 1;
-};
-
-/// Shards 0 .. shards-1 as arrays of at most `most` elements, each as large as the others to within one.
-std::vector<Chunk> chunks_of(std::int64_t shards, std::int64_t most);
-
 /// What the scripts of one submission share.
 struct Scripts {
   std::string sweep;   ///< its name
@@ -44,16 +37,12 @@ struct Scripts {
   std::vector<std::string> run_options;  ///< for `moesweep run`, after --out and before --shard
   std::vector<std::pair<std::string, std::string>> environment;
   spec::SiteProfile profile;
-  std::int64_t ranks = 1, nodes = 0, threads = 1, throttle = 0, signal_seconds = 300;
+  std::int64_t shards = 1, ranks = 1, nodes = 0, threads = 1, throttle = 0, signal_seconds = 300;
   std::string time, aggregate_time = "00:30:00";
 };
 
-std::string array_script(const Scripts& scripts, const std::string& job_name, const Chunk& chunk);
+std::string array_script(const Scripts& scripts, const std::string& job_name, const plan::ArrayChunk& chunk);
 std::string aggregate_script(const Scripts& scripts, const std::string& job_name);
 std::string report_script(const Scripts& scripts, const std::string& job_name);
-
-/// Seconds of a time limit as sbatch takes it: minutes, M:S, H:M:S, D-H, D-H:M, D-H:M:S. A `usage` error otherwise, or when it is 0.
-std::int64_t seconds_of_time_limit(const std::string& text);
-std::string time_limit_of(double seconds);  ///< D-HH:MM:SS or HH:MM:SS, up to whole minutes
 
 }  // namespace moesweep::launch

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cmath>
 #include <cstdlib>
 #include <random>
 #include <set>
@@ -22,6 +23,8 @@
 #include "moesweep/launch/folder.hpp"
 #include "moesweep/launch/provenance.hpp"
 #include "moesweep/launch/status.hpp"
+#include "moesweep/plan/array.hpp"
+#include "moesweep/plan/machine.hpp"
 #include "moesweep/plan/scheduler.hpp"
 #include "script.hpp"
 #include "slurm.hpp"
@@ -33,7 +36,6 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr std::int64_t kUsualSignalSeconds = 300;
-constexpr std::int64_t kUsualMaxArraySize = 1001;
 
 /// Held for one submit or cancel of a folder at a time; released by closing, so also by death.
 class SubmitLock {
@@ -184,29 +186,6 @@ std::string find_report(const spec::SiteProfile& profile, const fs::path& progra
   return "";
 }
 
-/// How a sweep's open trials become an array, where the caller does not say.
-struct Numbers {
-  std::int64_t shards = 1, ranks = 1;
-  double seconds = 0;  ///< limit of an element
-};
-
-Numbers numbers_of(const std::vector<plan::Job>& jobs, const SubmitOptions& options) {
-  Numbers numbers;
-  double work = 0;
-  for (const plan::Job& job : jobs) {
-    numbers.ranks = std::max(numbers.ranks, job.ranks);
-    work += job.seconds * static_cast<double>(job.ranks);
-  }
-  if (options.ranks > 0) numbers.ranks = options.ranks;
-  constexpr double kUsualShardSeconds = 4 * 3600.0, kSlack = 900.0;
-  const double seconds = work / static_cast<double>(numbers.ranks);
-  const auto most = std::max<std::int64_t>(static_cast<std::int64_t>(jobs.size()), 1);
-  numbers.shards =
-      options.shards > 0 ? options.shards : std::clamp<std::int64_t>(static_cast<std::int64_t>(seconds / kUsualShardSeconds) + 1, 1, most);
-  numbers.seconds = std::max(3600.0, 2 * seconds / static_cast<double>(numbers.shards) + kSlack);
-  return numbers;
-}
-
 std::vector<std::pair<std::string, std::string>> environment_of_jobs() {
   std::vector<std::pair<std::string, std::string>> environment;
   environment.emplace_back("MOESWEEP_DATA", fs::absolute(data::data_folder()).string());
@@ -311,23 +290,23 @@ class Submitter {
       if (trial.removed || passed_over(trial.id)) continue;
       ++result_.trials;
       const PlannedTrial& mine = *planned.at(trial.id);
-      if (!trial.status.final) add(jobs, trial.id, mine.cost, mine.config);
+      if (!needs_no_attempt(trial.status, options_.retries)) add(jobs, trial.id, mine.cost, mine.config);
     }
     return jobs;
   }
 
   /// The same without touching the folder, which need not be there.
   std::vector<plan::Job> open_jobs_unprepared() {
-    std::set<std::string> ended;
+    std::map<std::string, store::TrialStatus> states;
     if (std::error_code none; fs::exists(options_.folder / "plan.json", none))
-      for (const TrialStanding& trial : standings_of(options_.folder, read_outline(options_.folder)).trials)
-        if (trial.status.final) ended.insert(trial.id);
+      for (const TrialStanding& trial : standings_of(options_.folder, read_outline(options_.folder)).trials) states[trial.id] = trial.status;
     std::vector<plan::Job> jobs;
     const plan::MachineSpeed speed = plan::machine_speed();
     for (const spec::Trial& trial : sweep_.trials) {
       if (passed_over(trial.id)) continue;
       ++result_.trials;
-      if (!ended.contains(trial.id)) add(jobs, trial.id, plan::cost_of(trial.config, speed), trial.config);
+      if (const auto known = states.find(trial.id); known == states.end() || !needs_no_attempt(known->second, options_.retries))
+        add(jobs, trial.id, plan::cost_of(trial.config, speed), trial.config);
     }
     return jobs;
   }
@@ -339,33 +318,36 @@ class Submitter {
 
   /// Plans the jobs and makes their scripts; writes them unless this is a dry run.
   void write_scripts(const std::vector<plan::Job>& open) {
-    const Numbers numbers = numbers_of(open, options_);
     if (!options_.after.empty() && options_.after.find_first_not_of("0123456789_:") != std::string::npos)
       throw Error(ErrorKind::usage, fmt::format("--after: '{}' is no job id", options_.after), "", "give the number that sbatch printed");
+    plan::ArrayOptions wishes;
+    wishes.shards = options_.shards;
+    wishes.ranks = options_.ranks;
+    try {
+      wishes.max_array_size = slurm_.max_array_size();
+    } catch (const Error& error) {
+      if (!options_.dry_run) throw;
+      result_.warnings.push_back(fmt::format("arrays of at most {} elements are assumed: {}", wishes.max_array_size, error.message()));
+    }
+    const std::string& time = options_.time.empty() ? options_.profile.time : options_.time;
+    if (!time.empty()) wishes.limit_seconds = plan::parse_time(time);
+    const plan::ArrayPlan numbers = plan::plan_array(open, wishes);
+    const double limit = time.empty() ? numbers.walltime_seconds : wishes.limit_seconds;
     token_ = new_token();
     result_.shards = numbers.shards;
     result_.ranks = numbers.ranks;
-    result_.time = !options_.time.empty() ? options_.time : !options_.profile.time.empty() ? options_.profile.time : time_limit_of(numbers.seconds);
-    const std::int64_t limit = seconds_of_time_limit(result_.time);
-    const auto asked = options_.signal_seconds ? options_.signal_seconds : options_.profile.signal_seconds;
-    if (options_.signal_seconds && *options_.signal_seconds >= limit)
-      throw Error(ErrorKind::usage, fmt::format("the signal would come {} s before a limit of {} s", *options_.signal_seconds, limit), "",
+    result_.time = std::isfinite(limit) ? plan::slurm_time(limit) : "UNLIMITED";
+    if (options_.signal_seconds && static_cast<double>(*options_.signal_seconds) >= limit)
+      throw Error(ErrorKind::usage, fmt::format("the signal would come {} s before a limit of {}", *options_.signal_seconds, result_.time), "",
                   "give a longer --time or a shorter --signal-seconds");
-    result_.signal_seconds =
-        std::clamp<std::int64_t>(asked.value_or(kUsualSignalSeconds), 1, options_.signal_seconds ? limit : std::max<std::int64_t>(limit / 4, 1));
-    if (const auto large = plan::too_large(open, numbers.ranks); !large.empty())
-      result_.warnings.push_back(
-          fmt::format("{} of {} trials need more than {} ranks and would be skipped: give more --ranks", large.size(), open.size(), numbers.ranks));
-    std::int64_t most = kUsualMaxArraySize;
-    if (options_.dry_run) {
-      try {
-        most = slurm_.max_array_size();
-      } catch (const Error& error) {
-        result_.warnings.push_back(fmt::format("arrays of at most {} elements are assumed: {}", most, error.message()));
-      }
-    } else {
-      most = slurm_.max_array_size();
-    }
+    // What was not asked for with this very limit is at most a quarter of it: the trials need the rest.
+    const double most = std::max(1.0, std::floor(limit / 4));
+    const std::int64_t usual = options_.profile.signal_seconds.value_or(kUsualSignalSeconds);
+    result_.signal_seconds = options_.signal_seconds.value_or(static_cast<double>(usual) > most ? static_cast<std::int64_t>(most) : usual);
+    if (numbers.skipped > 0)
+      result_.warnings.push_back(fmt::format("{} of {} trials need more than {} ranks and would be skipped: give more --ranks", numbers.skipped,
+                                             open.size(), numbers.ranks));
+    if (numbers.requeues) result_.warnings.push_back("the time limit is shorter than a shard needs: elements go back into the queue and go on");
     Scripts scripts;
     scripts.sweep = sweep_.name;
     scripts.origin = fmt::format("Written by moesweep {} at {} for `moesweep submit`, token {}.", version(), utc_now(), token_);
@@ -376,6 +358,7 @@ class Submitter {
     scripts.run_options = options_.run_options;
     scripts.environment = environment_of_jobs();
     scripts.profile = options_.profile;
+    scripts.shards = numbers.shards;
     scripts.ranks = numbers.ranks;
     scripts.nodes = options_.nodes;
     scripts.threads = threads_;
@@ -384,14 +367,14 @@ class Submitter {
     scripts.time = result_.time;
     const fs::path place = folder_ / "slurm";
     const std::string stem = fmt::format("moesweep-{}-{}", plain_name(sweep_.name), token_);
-    const auto chunks = chunks_of(numbers.shards, most);
+    const auto& chunks = numbers.chunks;
     for (std::size_t i = 0; i < chunks.size(); ++i) {
       const std::string number = chunks.size() > 1 ? fmt::format("-{}", i) : "";
       const std::string name = stem + number;
       result_.jobs.push_back({"array",
                               name,
                               "",
-                              fmt::format("0-{}", chunks[i].count - 1),
+                              chunks[i].indices() + (options_.throttle > 0 ? fmt::format("%{}", options_.throttle) : ""),
                               place / ("array" + number + ".sbatch"),
                               array_script(scripts, name, chunks[i]),
                               {}});

@@ -7,19 +7,25 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "moesweep/core/json.hpp"
+#include "moesweep/launch/retries.hpp"
 #include "moesweep/spec/profile.hpp"
 #include "moesweep/spec/sweep.hpp"
 
 namespace moesweep::launch {
+
+/// A word of a shell: as it is where it is plain, else between single quotes, expanded by nothing.
+std::string shell_word(std::string_view text);
 
 struct SubmitOptions {
   std::filesystem::path folder;
   std::vector<std::string> command_line;         ///< for the record
   std::map<std::string, std::string> libraries;  ///< versions by name, for provenance
   std::vector<std::string> run_options;          ///< passed to `moesweep run` in each element
+  Retries retries;                               ///< which ended trials count as open
   spec::SiteProfile profile;
   std::int64_t shards = 0, ranks = 0;          ///< ranks of each shard; 0: chosen
   std::int64_t nodes = 0, throttle = 0;        ///< nodes of each shard, elements that run at a time; 0: Slurm's choice
