@@ -20,7 +20,7 @@ build_needs=(
   /usr/include/gtest/gtest.h:libgtest-dev python3:python3
 )
 test_needs=(slurmctld:slurmctld slurmd:slurmd sbatch:slurm-client chromium:chromium chromedriver:chromium-driver
-  clang-format-14:clang-format-14 clang-tidy-14:clang-tidy-14 clang++-14:clang-14
+  debootstrap:debootstrap clang-format-14:clang-format-14 clang-tidy-14:clang-tidy-14 clang++-14:clang-14
   /usr/lib/llvm-14/lib/clang/14.0.6/lib/linux/libclang_rt.fuzzer-x86_64.a:libclang-rt-14-dev)
 
 say() { printf '\033[1m[setup]\033[0m %s\n' "$*"; }
