@@ -27,6 +27,8 @@ fi
 mpi=(mpirun --oversubscribe --bind-to none)
 [[ $(id -u) != 0 ]] || mpi+=(--allow-run-as-root)
 mpi+=(-n "$ranks")
+# Ranks that share a core must not spin while they wait.
+[[ $ranks -le $(nproc) ]] || export OMPI_MCA_mpi_yield_when_idle=${OMPI_MCA_mpi_yield_when_idle:-1}
 
 # A world that died (exit 6, or a signal) is started again: its trials go on from their checkpoints. Exit 1: some trials failed, which is a result.
 for try in 1 2 3; do

@@ -139,7 +139,6 @@ void Claims::close(const std::string& id, int attempt, const Owner& owner) {
   Json event = {{"trial", id}, {"attempt", attempt}, {"launch", me_.launch}};
   event.update(fields);
   journal_().write("ended", std::move(event));
-  read_journal();
 }
 
 bool Claims::close_if_lost(const std::string& id) {
@@ -155,7 +154,6 @@ bool Claims::close_if_lost(const std::string& id) {
     const std::string found = store::read_trial(folder / "trial.h5").state;
     journal_().write("ended",
                      {{"trial", id}, {"attempt", last}, {"launch", me_.launch}, {"state", found}, {"reason", ""}, {"seconds", 0.0}, {"final", true}});
-    read_journal();
   } else {
     close(id, last, *owner);
   }
@@ -168,7 +166,8 @@ Claim Claims::look(const std::string& id, bool alone) {
   if (last == 0) return {Claim::Result::open, 1, ""};
   const auto owner = owner_of(folder, last);
   if (!owner || owner->launch == me_.launch) return {Claim::Result::taken, last, ""};
-  if (!close_if_lost(id) && history_.ending_of(id, last) == nullptr) return {Claim::Result::taken, last, ""};
+  if (close_if_lost(id)) read_journal();
+  else if (history_.ending_of(id, last) == nullptr) return {Claim::Result::taken, last, ""};
   if (store::is_valid_trial(folder / "trial.h5", id)) return {Claim::Result::ended, last, store::read_trial(folder / "trial.h5").state};
   const store::TrialStatus& status = history_.status_of(id);
   // One that was finished by the journal, but whose file is gone or damaged, runs again.

@@ -50,7 +50,8 @@ class Claims {
   Claim look(const std::string& id, bool alone = true);
   /// Makes the attempt after one that this process has just ended itself.
   Claim claim_again(const std::string& id, int ended_attempt);
-  /// Closes the trial's last attempt if it is open and its owner is gone. Gives whether the owner was gone.
+  /// Closes the trial's last attempt if it is open and its owner is gone, and gives whether it did. The history does not know of that before
+  /// `read_journal`.
   bool close_if_lost(const std::string& id);
   /// As the journal told when it was last read.
   const History& history() const { return history_; }

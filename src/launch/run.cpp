@@ -136,8 +136,10 @@ class Launch {
     std::map<std::string, const PlannedTrial*> planned;
     for (const PlannedTrial& trial : plan.trials) planned[trial.id] = &trial;
     claims_->read_journal();
+    bool closed = false;
     for (const spec::Trial& trial : sweep_.trials)
-      if (claims_->history().status_of(trial.id).state == "running") claims_->close_if_lost(trial.id);
+      if (claims_->history().status_of(trial.id).state == "running") closed = claims_->close_if_lost(trial.id) || closed;
+    if (closed) claims_->read_journal();
     std::size_t kept = 0;
     double estimated = 0, taken = 0;
     Json trials = Json::array();

@@ -44,8 +44,9 @@ TEST_F(Profile, AnEmptyOneAsksForNothing) {
 }
 
 TEST_F(Profile, ErrorsNameThePlaceAndTheNearestKey) {
-  EXPECT_EQ(message("account: a\npartitoin: main\n").substr(0, 83),
-            "site.yaml:2:1: unknown key 'partitoin' in a profile: did you mean 'partition'?\n  a p");
+  EXPECT_TRUE(
+      message("account: a\npartitoin: main\n").starts_with("site.yaml:2:1: unknown key 'partitoin' in a profile: did you mean 'partition'?\n  a p"))
+      << message("account: a\npartitoin: main\n");
   EXPECT_NE(message("signal_seconds: soon\n").find("site.yaml:1:17: signal_seconds: expected integer"), std::string::npos)
       << message("signal_seconds: soon\n");
   EXPECT_NE(message("ranks_per_node: 0\n").find("site.yaml:1:17: ranks_per_node"), std::string::npos);
