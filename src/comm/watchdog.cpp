@@ -29,7 +29,8 @@ using Clock = std::chrono::steady_clock;
 struct Mark {
   std::uint64_t number;
   char inside;
-  char name[119];
+  char stopping;
+  char name[118];
 };
 
 /// Shared between the guarded thread and the watching one; lives for the process, so that no destructor races with the thread.
@@ -123,10 +124,29 @@ void record_in(const std::filesystem::path& file) {
   ::close(descriptor);
 }
 
-std::string recorded_in(const std::filesystem::path& file) {
+void record_stop() {
+  State& s = state();
+  const std::lock_guard lock(s.mutex);
+  if (s.mark != nullptr) s.mark->stopping = 1;
+}
+
+namespace {
+
+/// All zeros where the file says nothing.
+Mark mark_in(const std::filesystem::path& file) {
   Mark mark{};
   std::ifstream stream(file, std::ios::binary);
-  if (!stream.read(reinterpret_cast<char*>(&mark), sizeof(mark)) || mark.number == 0) return {};
+  if (!stream.read(reinterpret_cast<char*>(&mark), sizeof(mark))) mark = {};
+  return mark;
+}
+
+}  // namespace
+
+bool stop_recorded_in(const std::filesystem::path& file) { return mark_in(file).stopping != 0; }
+
+std::string recorded_in(const std::filesystem::path& file) {
+  Mark mark = mark_in(file);
+  if (mark.number == 0) return {};
   mark.name[sizeof(mark.name) - 1] = '\0';
   return std::string(mark.inside != 0 ? "in" : "past") + " '" + mark.name + "', its collective number " + std::to_string(mark.number);
 }

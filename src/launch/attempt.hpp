@@ -40,7 +40,6 @@ struct AttemptContext {
   std::optional<std::chrono::steady_clock::time_point> deadline = {};  ///< of the launch
   std::function<train::Fault(std::int64_t)> before_step = {};          ///< injected faults of this rank
   std::function<bool()> give_up = {};                                  ///< see AttemptClock, on the leader
-  std::function<void(const std::string& why)> on_stopping = {};        ///< the launch stops: on the leader, from another thread
   /// Called about every options.progress_seconds on the leader.
   std::function<void(const train::StepReport&)> on_progress = {};
   /// Called on a rank whose files failed it, before that ends the launch: the trial is not to blame.

@@ -104,6 +104,18 @@ std::string end_of_log(const fs::path& folder) {
 
 }  // namespace
 
+namespace {
+
+/// Whether every rank of the attempt's gang had noted that when it died.
+bool all_asked_to_stop(const fs::path& trial_folder, const History::Open& open) {
+  if (open.ranks < 1) return false;
+  for (int rank = 0; rank < open.ranks; ++rank)
+    if (!comm::watchdog::stop_recorded_in(collective_file(trial_folder, open.attempt, rank))) return false;
+  return true;
+}
+
+}  // namespace
+
 void give_back(const fs::path& trial_folder, int attempt) {
   const fs::path claim = trial_folder / fmt::format("attempt-{}", attempt) / "claim.json";
   std::error_code ignored;  // another rank may have done it
@@ -132,13 +144,30 @@ void Claims::close(const std::string& id, int attempt, const Owner& owner) {
   if (!owner.launch.empty())
     verdict =
         judge(history_, id, attempt, owner, fmt::format("process {} on {} is gone", owner.process, owner.host) + last_collectives(folder, attempt),
-              ended_from_outside(owner, me_));
+              ended_from_outside(owner, me_),
+              [this](const History::Open& open) { return all_asked_to_stop(trial_folder(sweep_folder_, open.trial), open); });
   Json fields = ending_fields(verdict, history_.status_of(id), retries_);
   if (fields["final"].get<bool>())
     if (const std::string log = end_of_log(folder); !log.empty()) fields["reason"] = verdict.reason + "; its log ends: " + log;
   Json event = {{"trial", id}, {"attempt", attempt}, {"launch", me_.launch}};
   event.update(fields);
   journal_().write("ended", std::move(event));
+}
+
+bool Claims::finish_if_spent(const std::string& id) {
+  const store::TrialStatus& status = history_.status_of(id);
+  if (status.final || status.state != "crashed" || !needs_no_attempt(status, retries_)) return false;
+  const fs::path folder = trial_folder(sweep_folder_, id);
+  const std::string log = end_of_log(folder);
+  journal_().write("ended", {{"trial", id},
+                             {"attempt", last_attempt(folder)},
+                             {"launch", me_.launch},
+                             {"state", status.state},
+                             {"reason", log.empty() ? status.reason : status.reason + "; its log ends: " + log},
+                             {"seconds", status.seconds},
+                             {"charged", true},
+                             {"final", true}});
+  return true;
 }
 
 bool Claims::close_if_lost(const std::string& id) {

@@ -53,6 +53,9 @@ class Claims {
   /// Closes the trial's last attempt if it is open and its owner is gone, and gives whether it did. The history does not know of that before
   /// `read_journal`.
   bool close_if_lost(const std::string& id);
+  /// Writes down that a trial has had its last attempt, where the line of its end, written by the dying process, could not know. Gives whether it
+  /// did.
+  bool finish_if_spent(const std::string& id);
   /// As the journal told when it was last read.
   const History& history() const { return history_; }
   void read_journal();

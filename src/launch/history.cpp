@@ -22,7 +22,6 @@ History::History(const store::Journal& journal) : states_(store::fold(journal)) 
   std::vector<Culprit> named;  // by the watchdog, whose line has no launch
   for (const Json& event : journal.events) {
     const std::string kind = text_in(event, "event"), trial = text_in(event, "trial");
-    if (kind == "stopping") stopping_.insert(text_in(event, "launch"));
     const auto number = event.find("attempt");
     if (trial.empty() || number == event.end() || !number->is_number_integer()) continue;
     Attempt& attempt = attempts_[trial][number->get<int>()];
@@ -30,6 +29,7 @@ History::History(const store::Journal& journal) : states_(store::fold(journal)) 
       attempt.started = true;
       if (const auto owner = event.find("owner"); owner != event.end() && owner->is_object()) attempt.owner = Owner::of_json(*owner);
       attempt.launch = attempt.owner.launch;
+      if (const auto ranks = event.find("ranks"); ranks != event.end() && ranks->is_number_integer()) attempt.ranks = ranks->get<int>();
       of_launch_[attempt.launch].emplace_back(trial, number->get<int>());
     } else if (kind == "ended") {
       const std::string state = text_in(event, "state"), by = text_in(event, "launch");
@@ -70,12 +70,17 @@ const Owner* History::owner_of(const std::string& trial, int attempt) const {
   return found != nullptr && found->started ? &found->owner : nullptr;
 }
 
-std::vector<std::string> History::open_in(const std::string& launch) const {
-  std::vector<std::string> open;
+std::vector<History::Open> History::open_in(const std::string& launch) const {
+  std::vector<Open> open;
   if (const auto begun = of_launch_.find(launch); begun != of_launch_.end())
     for (const auto& [trial, attempt] : begun->second)
-      if (const Attempt* found = find(trial, attempt); !found->ended || !found->ended_by_itself) open.push_back(trial);
+      if (const Attempt* found = find(trial, attempt); !found->ended || !found->ended_by_itself) open.push_back({trial, attempt, found->ranks});
   return open;
+}
+
+int History::ranks_of(const std::string& trial, int attempt) const {
+  const Attempt* found = find(trial, attempt);
+  return found == nullptr ? 0 : found->ranks;
 }
 
 const std::string& History::watchdog_of(const std::string& trial, int attempt) const {
@@ -89,15 +94,18 @@ std::string History::culprit_of(const std::string& launch) const {
   return found == culprits_.end() ? "" : found->second;
 }
 
-Verdict judge(const History& history, const std::string& trial, int attempt, const Owner& owner, const std::string& loss,
-              const std::string& outside) {
+Verdict judge(const History& history, const std::string& trial, int attempt, const Owner& owner, const std::string& loss, const std::string& outside,
+              const std::function<bool(const History::Open&)>& was_asked_to_stop) {
   if (const std::string& said = history.watchdog_of(trial, attempt); !said.empty()) return {"crashed", said, true, false};
   if (!outside.empty()) return {"preempted", outside, false, false};
-  if (history.was_stopping(owner.launch)) return {"preempted", loss + " after it was asked to stop", false, false};
+  if (was_asked_to_stop({trial, attempt, history.ranks_of(trial, attempt)}))
+    return {"preempted", loss + ", after it was asked to stop", false, false};
   if (const std::string culprit = history.culprit_of(owner.launch); !culprit.empty() && culprit != trial)
     return {"preempted", fmt::format("its step died with trial {}", culprit), false, false};
-  const auto open = history.open_in(owner.launch);
-  if (open.size() > 1) return {"crashed", fmt::format("{} with {} trials open: each of them runs alone next", loss, open.size()), false, true};
+  auto others = history.open_in(owner.launch);
+  std::erase_if(others, [&](const History::Open& other) { return other.trial == trial || was_asked_to_stop(other); });
+  if (!others.empty())
+    return {"crashed", fmt::format("{} with {} further trials open: each of them runs alone next", loss, others.size()), false, true};
   return {"crashed", loss, true, false};
 }
 

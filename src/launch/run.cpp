@@ -17,6 +17,7 @@
 #include "attempt.hpp"
 #include "board.hpp"
 #include "claim.hpp"
+#include "last_words.hpp"
 #include "moesweep/comm/watchdog.hpp"
 #include "moesweep/core/error.hpp"
 #include "moesweep/core/log.hpp"
@@ -136,10 +137,12 @@ class Launch {
     std::map<std::string, const PlannedTrial*> planned;
     for (const PlannedTrial& trial : plan.trials) planned[trial.id] = &trial;
     claims_->read_journal();
-    bool closed = false;
-    for (const spec::Trial& trial : sweep_.trials)
-      if (claims_->history().status_of(trial.id).state == "running") closed = claims_->close_if_lost(trial.id) || closed;
-    if (closed) claims_->read_journal();
+    bool news = false;
+    for (const spec::Trial& trial : sweep_.trials) {
+      if (claims_->history().status_of(trial.id).state == "running") news = claims_->close_if_lost(trial.id) || news;
+      else news = claims_->finish_if_spent(trial.id) || news;
+    }
+    if (news) claims_->read_journal();
     std::size_t kept = 0;
     double estimated = 0, taken = 0;
     Json trials = Json::array();
@@ -241,20 +244,19 @@ class Launch {
     std::map<std::string, std::size_t> job_of;
     if (block.rank() == 0)
       for (std::size_t job = 0; job < trial_of_job.size(); ++job) job_of[sweep_.trials[trial_of_job[job]].id] = job;
-    std::vector<std::pair<std::size_t, bool>> closed;  // since the others were told last; lost to another block or not
-    std::map<std::size_t, int> once_more;              // jobs whose attempt of that number has just ended here, with a budget for another
-    const auto close = [&](std::size_t job, bool lost = false) {
-      if (lost) scheduler.on(plan::Lost{job});
-      else scheduler.on(plan::Taken{job});
-      closed.emplace_back(job, lost);
+    std::vector<plan::Event> heard;        // by the leader, since the others were told last
+    std::map<std::size_t, int> once_more;  // jobs whose attempt of that number has just ended here, with a budget for another
+    const auto hear = [&](const plan::Event& event) {
+      scheduler.on(event);
+      heard.push_back(event);
     };
     for (;;) {
-      Json order = {{"attempt", 0}, {"stop", false}, {"split", false}};
+      Json order = {{"attempt", 0}, {"stop", false}, {"split", false}, {"heard", Json::array()}};
       plan::TimeLeft time;
       if (block.rank() == 0) {
         const auto begun = Clock::now();
         for (const std::string& id : board_->new_claims())
-          if (const auto known = job_of.find(id); known != job_of.end() && !mine_.contains(id)) close(known->second);
+          if (const auto known = job_of.find(id); known != job_of.end() && !mine_.contains(id)) hear(plan::Taken{known->second});
         for (;;) {
           if (has_given_up()) {
             order["stop"] = gave_up_ = true;
@@ -295,16 +297,17 @@ class Launch {
           }
           if (claim.result == Claim::Result::suspect) suspects_.insert(trial);
           if (claim.result == Claim::Result::ended && (claim.state == "done" || claim.state == "diverged")) drop_checkpoint(trial);
-          close(run->job, claim.result == Claim::Result::taken);
+          if (claim.result == Claim::Result::taken) hear(plan::Lost{run->job});
+          else hear(plan::Taken{run->job});
         }
-        order["closed"] = std::exchange(closed, {});
+        for (const plan::Event& event : std::exchange(heard, {}))
+          order["heard"].push_back({event.index(), std::visit([](const auto& known) { return known.job; }, event)});
         if (std::isfinite(time.seconds)) order["time"] = {time.seconds, time.whole, time.pace};
         dispatch_.seconds += seconds_since(begun);
       }
       order = Json::parse(block.broadcast(order.dump(), 0, "what the block does next"));
       if (block.rank() != 0)
-        for (const Json& job : order["closed"]) close(job[0].get<std::size_t>(), job[1].get<bool>());
-      closed.clear();
+        for (const Json& event : order["heard"]) scheduler.on(event_of(event[0].get<std::size_t>(), event[1].get<std::size_t>()));
       if (order["stop"].get<bool>()) {
         stopped_ = true;
         return;
@@ -318,7 +321,7 @@ class Launch {
         }
         if (block.rank() != 0) continue;
         if (ran.once_more) once_more[job] = order["attempt"].get<int>();
-        else close(job);
+        else hear(plan::Ended{job});
       } else if (order["split"].get<bool>()) {
         if (order.contains("time")) time = {order["time"][0], order["time"][1], order["time"][2]};
         const auto parts = std::get<plan::Split>(scheduler.next(time)).parts;
@@ -331,6 +334,12 @@ class Launch {
         return;
       }
     }
+  }
+
+  static plan::Event event_of(std::size_t kind, std::size_t job) {
+    if (kind == plan::Event(plan::Ended{}).index()) return plan::Ended{job};
+    if (kind == plan::Event(plan::Lost{}).index()) return plan::Lost{job};
+    return plan::Taken{job};
   }
 
   /// Suspects, one after the other, each with nothing else running in this launch: when the step dies, it was that trial.
@@ -418,13 +427,6 @@ class Launch {
     context.deadline = deadline_;
     context.before_step = hook_of(options_.faults, index, trial.id, attempt, gang.rank());
     if (options_.limits.fail_fast) context.give_up = [this] { return has_given_up(); };
-    context.on_stopping = [this](const std::string& why) {
-      try {
-        store::JournalWriter(options_.folder, launch_, writer_ + "-stop").write("stopping", {{"launch", launch_}, {"why", why}});
-      } catch (const std::exception&) {
-        // What it would have said is that a killed attempt was not at fault: it may then count against its trial.
-      }
-    };
     context.on_failed_files = [&] { give_back(trial_folder(options_.folder, trial.id), attempt); };
     context.on_progress = [&](const train::StepReport& report) {
       Json fields = {{"step", report.step}, {"steps", report.steps}, {"tokens_per_second", report.tokens_per_second}};
@@ -433,7 +435,12 @@ class Launch {
     };
     const fs::path folder = trial_folder(options_.folder, trial.id);
     comm::watchdog::record_in(collective_file(folder, attempt, gang.rank()));
-    const Ending ending = attempt_trial(trial.id, trial.config, folder, gang, context);
+    const Ending ending = [&] {
+      const LastWords words(
+          options_.folder / "journal" / fmt::format("{}-{}-culprit.jsonl", launch_, writer_),
+          keyed({{"launch", launch_}, {"culprit", true}, {"state", "crashed"}, {"seconds", 0.0}, {"charged", true}, {"final", false}}));
+      return attempt_trial(trial.id, trial.config, folder, gang, context);
+    }();
     comm::watchdog::record_in({});
     if (!leader) return {ending.state, false};
     ++ran_;

@@ -151,14 +151,15 @@ std::map<std::string, TrialStatus> fold(const Journal& journal) {
     const auto state = value_or<std::string>(event, "state", "failed");
     const auto reason = value_or<std::string>(event, "reason", "");
     const auto seconds = value_or<double>(event, "seconds", 0.0);
-    // Of two endings of one attempt `done` wins, since its file is checked; else the first by name.
-    const auto rank = [](const std::string& s, const std::string& r, double t) { return std::tuple(s != "done", s, r, -t); };
-    if (!attempt.ended || rank(state, reason, seconds) < rank(attempt.state, attempt.reason, attempt.seconds)) {
+    const bool final = flag_or(event, "final", was_final(state));
+    // Of two endings of one attempt `done` wins, since its file is checked, then the one that is the last word; else the first by name.
+    const auto rank = [](const std::string& s, bool f, const std::string& r, double t) { return std::tuple(s != "done", !f, s, r, -t); };
+    if (!attempt.ended || rank(state, final, reason, seconds) < rank(attempt.state, attempt.final, attempt.reason, attempt.seconds)) {
       attempt.state = state;
       attempt.reason = reason;
       attempt.seconds = seconds;
       attempt.charged = flag_or(event, "charged", state != "done" && state != "preempted" && state != "skipped");
-      attempt.final = flag_or(event, "final", was_final(state));
+      attempt.final = final;
       attempt.suspect = flag_or(event, "suspect", false);
     }
     attempt.ended = true;

@@ -600,6 +600,14 @@ class Faults(Case):
             found.append({row["id"]: row["metrics"]["loss"] for row in json.loads(self.call("results", folder + "/sweep.h5", "--json")[0])})
         self.assertEqual(*found)
 
+    def test_a_trial_that_aborts_names_itself(self):
+        code, starts, messages = self.run_until_it_ends("--inject", "abort@trial=1,step=8")
+        self.assertEqual((code, starts), (1, 4), messages)  # three that count, however many others ran beside it
+        reason = self.assert_culprit(1, "crashed")
+        self.assertIn("died of SIGABRT", reason)
+        self.assertIn("its log ends:", reason)
+        self.assertFalse([event for event in self.journal(self.folder / "runs/smoke") if event.get("suspect")])
+
     def test_a_hanging_trial_is_named_and_the_others_go_on(self):
         code, starts, messages = self.run_until_it_ends("--inject", "hang@trial=1,step=8", "--stall-timeout", "4")
         self.assertEqual((code, starts), (1, 2), messages)

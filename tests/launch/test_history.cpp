@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <set>
+
 #include "fake.hpp"
 #include "launch/board.hpp"
 #include "moesweep/launch/inject.hpp"
@@ -15,6 +17,7 @@ using namespace testing;  // NOLINT: the fakes of this folder
 /// A journal in the making: launches begin trials, end them, die.
 struct Story {
   store::Journal journal;
+  std::set<std::string> asked_to_stop;  ///< trials all of whose ranks were
 
   static Owner owner(const std::string& launch) {
     Owner owner;
@@ -36,7 +39,8 @@ struct Story {
     return *this;
   }
   Verdict of(const std::string& trial, const std::string& launch, const std::string& outside = "", int attempt = 1) const {
-    return judge(History(journal), trial, attempt, owner(launch), "process 7 on node is gone", outside);
+    return judge(History(journal), trial, attempt, owner(launch), "process 7 on node is gone", outside,
+                 [this](const History::Open& open) { return asked_to_stop.contains(open.trial); });
   }
 };
 
@@ -87,11 +91,23 @@ TEST(Judge, WhatEndsAStepFromOutsideIsNobodysFault) {
   EXPECT_FALSE(verdict.charged || verdict.suspect);
 }
 
-TEST(Judge, LaunchThatWasAskedToStopWasKilledForThat) {
+TEST(Judge, AttemptThatWasAskedToStopWasKilledForThat) {
   Story story;
-  story.started("L", "a").says({{"event", "stopping"}, {"launch", "L"}, {"why", "a signal"}});
+  story.started("L", "a").started("L", "b").asked_to_stop = {"a", "b"};
   EXPECT_EQ(story.of("a", "L").state, "preempted");
-  EXPECT_EQ(Story().started("L", "a").says({{"event", "stopping"}, {"launch", "M"}}).of("a", "L").state, "crashed") << "of another launch";
+}
+
+TEST(Judge, OneThatDiedBeforeTheOthersWereAskedToStopIsFound) {
+  // A rank dies; the launcher asks the others to stop, and kills them.
+  Story story;
+  story.started("L", "a").started("L", "b").started("L", "c").asked_to_stop = {"b", "c"};
+  EXPECT_EQ(story.of("b", "L").state, "preempted");
+  EXPECT_FALSE(story.of("b", "L").charged);
+  EXPECT_EQ(story.of("a", "L").state, "crashed");
+  EXPECT_TRUE(story.of("a", "L").charged) << "nothing else can have been it";
+  story.asked_to_stop = {"c"};
+  EXPECT_TRUE(story.of("a", "L").suspect);
+  EXPECT_TRUE(story.of("b", "L").suspect);
 }
 
 TEST(Charges, AreFoldedByCauseAndForgiven) {
@@ -129,7 +145,8 @@ TEST(Charges, LinesOfEarlierVersionsAreTheLastWord) {
 }
 
 TEST(Boards, TellWhatIsNewAndFromWhen) {
-  const SharedFolder shared(comm::Communicator::self());
+  const auto self = comm::Communicator::self();
+  const SharedFolder shared(self);
   fs::create_directories(shared.path() / "journal");
   Board first(shared.path(), 0);
   first.claimed("aa");

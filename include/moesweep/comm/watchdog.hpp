@@ -22,6 +22,12 @@ void set_rank(int rank, int size);
 /// What cannot be written is left out.
 void record_in(const std::filesystem::path& file);
 
+/// Notes in that file that this process was asked to stop; nothing where none is written. From any thread.
+void record_stop();
+
+/// Whether such a file says so.
+bool stop_recorded_in(const std::filesystem::path& file);
+
 /// What such a file says, "in 'gradients', its collective number 120", or "past" it; empty when it says nothing.
 std::string recorded_in(const std::filesystem::path& file);
 
