@@ -160,13 +160,11 @@ step() {
 }
 say() { printf '[%s] %s\n' "$(date -u +%FT%TZ)" "$*" >&2; }
 
-# Seconds that pass in pieces, so that a signal ends them.
+# Seconds that a signal ends.
 pause() {
-  local left
-  for ((left = $1; left > 0; left--)); do
-    [[ $ending == 0 ]] || return 1
-    sleep 1
-  done
+  sleep "$1" &
+  wait "$!"
+  [[ $ending == 0 ]]
 }
 )bash";
 
