@@ -385,7 +385,7 @@ SCENARIOS: list[Callable[[Line, Reference], None]] = [
     array, throttled, chunked, shared, walltime, time_limit, node_down, preemption, preemption_with_grace, crash_and_hang,
     controller_down, cancelled, template_array, template_node,
 ]  # fmt: skip
-LONG: set[str] = set()
+LONG = {"time_limit"}
 
 
 def teardown() -> None:
