@@ -96,7 +96,7 @@ std::string History::culprit_of(const std::string& launch) const {
 
 Verdict judge(const History& history, const std::string& trial, int attempt, const Owner& owner, const std::string& loss, const std::string& outside,
               const std::function<bool(const History::Open&)>& was_asked_to_stop) {
-  if (const std::string& said = history.watchdog_of(trial, attempt); !said.empty()) return {"crashed", said, true, false};
+  if (const std::string& said = history.watchdog_of(trial, attempt); !said.empty()) return {"crashed", said + "; " + loss, true, false};
   if (!outside.empty()) return {"preempted", outside, false, false};
   if (was_asked_to_stop({trial, attempt, history.ranks_of(trial, attempt)}))
     return {"preempted", loss + ", after it was asked to stop", false, false};

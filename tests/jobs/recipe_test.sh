@@ -30,6 +30,7 @@ echo "a bare system: $(chroot "$root" dpkg -l | grep -c ^ii) packages"
 
 # What this machine needs to reach package servers, the new system needs too; nothing else of it is seen there.
 cp -L /etc/resolv.conf "$root/etc/" 2>/dev/null || true
+rm -f "$root/etc/apt/sources.list"
 cp -r /etc/apt/sources.list* /etc/apt/apt.conf.d /etc/apt/trusted.gpg.d /etc/apt/auth.conf.d "$root/etc/apt/" 2>/dev/null || true
 mkdir -p "$root/etc/ssl/certs" && cp -L /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/" 2>/dev/null || true
 for file in /etc/pip.conf "$HOME/.config/pip/pip.conf" "$HOME/.pip/pip.conf"; do [[ ! -f $file ]] || cat "$file" >>"$root/etc/pip.conf.both"; done

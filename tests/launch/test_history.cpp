@@ -80,7 +80,7 @@ TEST(Judge, TrialThatTheWatchdogNamedPays) {
   Story story;
   story.started("L", "a").started("L", "b").says({{"event", "watchdog"}, {"trial", "a"}, {"attempt", 1}, {"text", "waited longer than 5 s"}});
   EXPECT_TRUE(story.of("a", "L").charged);
-  EXPECT_EQ(story.of("a", "L").reason, "waited longer than 5 s");
+  EXPECT_EQ(story.of("a", "L").reason, "waited longer than 5 s; process 7 on node is gone");
   EXPECT_EQ(story.of("b", "L").state, "preempted");
 }
 
