@@ -255,6 +255,8 @@ class NcclTransport final : public Transport {
 
   /// The error that NCCL reports, in words; empty when there is none.
   std::string asynchronous_error() {
+    const std::lock_guard lock(life_);
+    if (aborted_) return "";  // the process is ending
     ncclResult_t state = ncclSuccess;
     if (const ncclResult_t code = ncclCommGetAsyncError(comm_, &state); code != ncclSuccess) state = code;
     return state == ncclSuccess || state == ncclInProgress ? "" : "NCCL reports " + reason(state, comm_);
@@ -273,8 +275,10 @@ class NcclTransport final : public Transport {
   }
 
   [[noreturn]] void end(const char* what, const std::string& failure) {
-    watchdog::end_process(what, failure, [comm = comm_] {
-      if (comm != nullptr) static_cast<void>(ncclCommAbort(comm));
+    watchdog::end_process(what, failure, [this] {
+      const std::lock_guard lock(life_);
+      aborted_ = true;
+      if (comm_ != nullptr) static_cast<void>(ncclCommAbort(comm_));
     });
   }
 
@@ -297,6 +301,8 @@ class NcclTransport final : public Transport {
     }
   }
 
+  std::mutex life_;  ///< of the communicator: nobody asks it anything once it is aborted
+  bool aborted_ = false;
   const Communicator& communicator_;
   NcclOptions options_;
   std::unique_ptr<Transport> host_;

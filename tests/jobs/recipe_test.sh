@@ -32,11 +32,16 @@ echo "a bare system: $(chroot "$root" dpkg -l | grep -c ^ii) packages"
 cp -L /etc/resolv.conf "$root/etc/" 2>/dev/null || true
 rm -f "$root/etc/apt/sources.list"
 cp -r /etc/apt/sources.list* /etc/apt/apt.conf.d /etc/apt/trusted.gpg.d /etc/apt/auth.conf.d "$root/etc/apt/" 2>/dev/null || true
-mkdir -p "$root/etc/ssl/certs" && cp -L /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/" 2>/dev/null || true
+certificates=()
+if [[ -f /etc/ssl/certs/ca-certificates.crt ]]; then
+  mkdir -p "$root/etc/ssl" && cp -L /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/of-the-tester.crt"
+  certificates=(PIP_CERT=/etc/ssl/of-the-tester.crt SSL_CERT_FILE=/etc/ssl/of-the-tester.crt)
+fi
 for file in /etc/pip.conf "$HOME/.config/pip/pip.conf" "$HOME/.pip/pip.conf"; do [[ ! -f $file ]] || cat "$file" >>"$root/etc/pip.conf.both"; done
 if [[ -f $root/etc/pip.conf.both ]]; then
-  { echo "[global]"; grep -v '^\[' "$root/etc/pip.conf.both"; } >"$root/etc/pip.conf"
+  { echo "[global]"; grep -vE '^\[|^ *cert *=' "$root/etc/pip.conf.both"; } >"$root/etc/pip.conf"
   for folder in $(grep -oE '(file://)?/[^ ]+' "$root/etc/pip.conf" | sed 's#^file://##'); do
+    [[ $folder == */simple ]] && folder=$(dirname "$folder")  # an index beside its files
     [[ -d $folder ]] || continue
     mkdir -p "$root$folder" && mount --bind "$folder" "$root$folder"
   done
@@ -46,7 +51,7 @@ mkdir -p "$root/opt/moesweep-source"
 git -C "$source" archive HEAD | tar -x -C "$root/opt/moesweep-source"
 
 section() { awk -v name="%$1" '$1 == name {inside = 1; next} /^%/ {inside = 0} inside' "$source/jobs/moesweep.def"; }
-inside() { env -i HOME=/root PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin TERM=dumb MOESWEEP_JOBS="${MOESWEEP_JOBS:-2}" chroot "$root" bash -euo pipefail -c "$1"; }
+inside() { env -i HOME=/root PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin TERM=dumb "${certificates[@]}" MOESWEEP_JOBS="${MOESWEEP_JOBS:-2}" chroot "$root" bash -euo pipefail -c "$1"; }
 inside "$(section post)"
 inside "$(section test)"
 inside "$(section environment)
