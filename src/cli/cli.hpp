@@ -71,6 +71,9 @@ double seconds_of(const std::string& text, const std::string& option);
 /// Bytes: `2GiB`, `500MB`, `1.5G`, `4096`. A `usage` error naming `option` otherwise.
 double bytes_of(const std::string& text, const std::string& option);
 
+/// Whether an override (key=value, +key=value, ~key) is of `parallel`, the gang layout.
+bool names_layout(const std::string& text);
+
 /// Writes an error for a person: one message, where, and what to do next.
 void report(const Error& error);
 

@@ -38,12 +38,6 @@ std::string in_words(const std::map<std::string, std::int64_t>& states) {
   return text;
 }
 
-/// Whether an override (key=value, +key=value, ~key) is of `parallel`, the gang layout.
-bool names_layout(const std::string& text) {
-  const std::string key = text.substr(text.starts_with('+') || text.starts_with('~') ? 1 : 0);
-  return key.starts_with("parallel.") || key.starts_with("parallel=") || key == "parallel";
-}
-
 Json numbers(const std::map<std::string, double>& values) {
   Json object = Json::object();
   for (const auto& [name, value] : values) object[name] = std::isfinite(value) ? Json(value) : Json();

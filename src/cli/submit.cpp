@@ -35,11 +35,6 @@ struct Options {
   }
 };
 
-bool names_layout(const std::string& text) {
-  const std::string key = text.substr(text.starts_with('+') || text.starts_with('~') ? 1 : 0);
-  return key.starts_with("parallel.") || key.starts_with("parallel=") || key == "parallel";
-}
-
 std::string call_in_words(const std::vector<std::string>& command) {
   std::string text;
   for (const std::string& word : command) text += (text.empty() ? "" : " ") + launch::shell_word(word);

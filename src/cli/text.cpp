@@ -16,6 +16,11 @@ CLI::App* subcommand(CLI::App& app, const std::string& name, const std::string& 
   return sub;
 }
 
+bool names_layout(const std::string& text) {
+  const std::string key = text.substr(text.starts_with('+') || text.starts_with('~') ? 1 : 0);
+  return key.starts_with("parallel.") || key.starts_with("parallel=") || key == "parallel";
+}
+
 void report(const Error& error) {
   std::string text = error.message();
   // What every rank was told of a failure on rank 0, which reads sweep file and folder for all, needs no rank.
