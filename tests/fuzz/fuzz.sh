@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # One fuzz target of the sweep language, built by clang with the address and undefined-behaviour sanitizers.
 #   tests/fuzz/fuzz.sh build             builds all of them in build/fuzz (the preset `fuzz`)
-#   tests/fuzz/fuzz.sh TARGET [SECONDS]  fuzzes from corpus/TARGET; 15 s, with MOESWEEP_FULL=1 150 s
+#   tests/fuzz/fuzz.sh TARGET [SECONDS]  fuzzes from corpus/TARGET; 15 s, with MOESWEEP_FULL=1 150 s. The seed is MOESWEEP_SEED: 1, or 2 in the
+#                                        full form, where it is not set, and a random one where it is 0; it is printed
 #   tests/fuzz/fuzz.sh keep TARGET DIR   adds to corpus/TARGET what inputs in DIR reach and the corpus does not
 # What is found lies in build/fuzz/findings, and is printed. Ends with 77, "skipped: reason", where clang or its runtime is not installed.
 set -euo pipefail
@@ -27,20 +28,24 @@ if [[ ${1:-} == keep ]]; then
   exec "$build/tests/fuzz/fuzz_$2" -merge=1 -timeout=20 "$here/corpus/$2" "$3"
 fi
 target=${1:?TARGET}
-[[ ${MOESWEEP_FULL:-0} == 1 ]] && seconds=${2:-150} || seconds=${2:-15}
+[[ ${MOESWEEP_FULL:-0} == 1 ]] && seconds=${2:-150} seed=2 || seconds=${2:-15} seed=1
+seed=${MOESWEEP_SEED:-$seed}
 mkdir -p "$build/findings" "$probe/new"
 log=$build/findings/$target.log
 code=0
-# New inputs go to a folder of the run; the kept ones are read and left alone.
-"$build/tests/fuzz/fuzz_$target" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -malloc_limit_mb=1024 -max_len=4096 -dict="$here/words.dict" \
-  -print_final_stats=1 -artifact_prefix="$build/findings/$target-" ${MOESWEEP_FUZZ_NEW:+"$MOESWEEP_FUZZ_NEW"} "$probe/new" "$here/corpus/$target" >"$log" 2>&1 || code=$?
+# New inputs go to a folder of the run; the kept ones are read and left alone, in one order everywhere.
+find "$here/corpus/$target" -type f | LC_ALL=C sort | paste -sd, | tr -d '\n' >"$probe/kept"
+"$build/tests/fuzz/fuzz_$target" -seed="$seed" -seed_inputs=@"$probe/kept" -reload=0 -max_total_time="$seconds" -timeout=60 -report_slow_units=60 \
+  -rss_limit_mb=2048 -malloc_limit_mb=1024 -max_len=4096 -dict="$here/words.dict" -print_final_stats=1 \
+  -artifact_prefix="$build/findings/$target-" ${MOESWEEP_FUZZ_NEW:+"$MOESWEEP_FUZZ_NEW"} "$probe/new" >"$log" 2>&1 || code=$?
 executions=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")
 peak=$(sed -n 's/^stat::peak_rss_mb: *//p' "$log")
+seed=$(sed -n 's/^INFO: Seed: *//p' "$log")
 slowest=$(sed -n 's/^stat::slowest_unit_time_sec: *//p' "$log")
 if [[ $code != 0 ]]; then
-  echo "$target: a finding after ${executions:-?} executions; the input lies in $build/findings, the end of $log:"
+  echo "$target: a finding after ${executions:-?} executions with seed $seed; the input lies in $build/findings, the end of $log:"
   tail -n 60 "$log"
   exit 1
 fi
 [[ ${executions:-0} -gt 0 ]] || { tail -n 20 "$log"; echo "$target: nothing was executed"; exit 1; }
-echo "$target: $executions executions in $seconds s, no finding (slowest $slowest s, peak $peak MiB)"
+echo "$target: $executions executions with seed $seed in $seconds s, no finding (slowest $slowest s, peak $peak MiB)"
