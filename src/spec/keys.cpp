@@ -56,25 +56,11 @@ Json real_of(std::string_view text) {
   return Json(value == 0 ? 0.0 : value);  // -0 is 0
 }
 
-bool is_utf8(const std::string& text) {
-  try {
-    (void)Json(text).dump();
-    return true;
-  } catch (const Json::exception&) {
-    return false;
-  }
-}
-
-Json text_of(const Node& node, const std::string& path) {
-  if (!is_utf8(node.text)) fail(node.mark, fmt::format("{}: the text is not valid UTF-8", path));
-  return node.text;
-}
-
 /// The scalar as the field's type; null when it does not write one.
-Json scalar_of(const Field& field, const Node& node, const std::string& path) {
+Json scalar_of(const Field& field, const Node& node) {
   if (!node.is_scalar()) return nullptr;
-  if (field.type == FieldType::text) return !node.quoted && node.text.empty() ? Json(nullptr) : text_of(node, path);
-  if (field.type == FieldType::choice) return text_of(node, path);
+  if (field.type == FieldType::text) return !node.quoted && node.text.empty() ? Json(nullptr) : Json(node.text);
+  if (field.type == FieldType::choice) return node.text;
   if (node.quoted) return nullptr;
   if (field.type == FieldType::boolean) return node.text == "true" ? Json(true) : node.text == "false" ? Json(false) : Json(nullptr);
   return field.type == FieldType::integer ? integer_of(node.text) : real_of(node.text);
@@ -161,7 +147,7 @@ Json convert(const Field& field, const Node& node, const std::string& path) {
     for (const Node& item : node.items) {
       if (!item.is_scalar() || (!item.quoted && item.text.empty()))
         fail(item.mark, fmt::format("{}: expected text but found {}", path, item.in_words()));
-      value.push_back(text_of(item, path));
+      value.push_back(item.text);
     }
     return value;
   }
@@ -184,7 +170,7 @@ Json convert(const Field& field, const Node& node, const std::string& path) {
     for (const Entry& entry : node.entries) value[entry.key] = element_of(field, entry.value, path + "." + entry.key);
     return value;
   }
-  value = scalar_of(field, node, path);
+  value = scalar_of(field, node);
   if (value.is_null() || !check_value(field, value).empty()) fail_value(field, node, path);
   return value;
 }

@@ -13,10 +13,20 @@
 #include <utility>
 
 #include "limits.hpp"
+#include "moesweep/core/json.hpp"
 
 namespace moesweep::spec {
 
 namespace {
+
+bool is_utf8(const std::string& text) {
+  try {
+    (void)Json(text).dump();
+    return true;
+  } catch (const Json::exception&) {
+    return false;
+  }
+}
 
 /// Builds the tree from the parser's events.
 class Builder : public YAML::EventHandler {
@@ -36,6 +46,7 @@ class Builder : public YAML::EventHandler {
   }
   void OnScalar(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor, const std::string& value) override {
     if (!tag.empty() && tag != "?" && tag != "!") fail(at(mark), fmt::format("the tag {} has no meaning here", tag));
+    if (!is_utf8(value)) fail(at(mark), "the text is not valid UTF-8");  // of a key too: ids and records are JSON
     leaf(make_scalar(value, at(mark), tag == "!"), anchor);
   }
   void OnSequenceStart(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor, YAML::EmitterStyle::value) override {
@@ -200,6 +211,7 @@ Node make_scalar(std::string text, const Mark& mark, bool quoted) {
 Node parse_yaml(const std::string& text, const std::string& source) { return parse(text, std::make_shared<const std::string>(source), {}); }
 
 Node parse_override_value(const std::string& text, const Mark& mark) {
+  if (!is_utf8(text)) fail(mark, "the text is not valid UTF-8");
   if (text.empty() || std::string_view("[{\"'").find(text.front()) == std::string_view::npos) return make_scalar(text, mark);
   try {
     return parse(text, mark.source, mark);
