@@ -6,6 +6,7 @@
 #include <yaml-cpp/yaml.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <map>
 #include <optional>
 #include <sstream>
@@ -208,7 +209,11 @@ Node make_scalar(std::string text, const Mark& mark, bool quoted) {
   return node;
 }
 
-Node parse_yaml(const std::string& text, const std::string& source) { return parse(text, std::make_shared<const std::string>(source), {}); }
+Node parse_yaml(const std::string& text, const std::string& source) {
+  const auto name = std::make_shared<const std::string>(source);
+  if (!is_utf8(std::filesystem::path(source).filename().string())) fail({name, 0, 0}, "the file's name is not valid UTF-8");  // a sweep's own, too
+  return parse(text, name, {});
+}
 
 Node parse_override_value(const std::string& text, const Mark& mark) {
   if (!is_utf8(text)) fail(mark, "the text is not valid UTF-8");

@@ -294,4 +294,9 @@ TEST_F(Invalid, EachFileGivesItsMessage) {
   EXPECT_GE(kCases.size(), 40u);
 }
 
+TEST_F(Invalid, AFileNamedInOtherBytesThanUtf8) {
+  write("b\xff.yaml", "data.domains: [a, b]\n");
+  EXPECT_EQ(message_of([] { (void)load_sweep("b\xff.yaml", {}); }), "b\xff.yaml: the file's name is not valid UTF-8");
+}
+
 }  // namespace moesweep::spec
