@@ -629,6 +629,15 @@ class Faults(Case):
         self.assertEqual(states[3]["state"], "diverged")
         self.assertEqual([states[1]["state"], states[2]["state"]], ["done", "done"])
 
+    def test_a_fault_in_a_single_trial(self):
+        self.call("run", *self.SWEEP, "train.steps=5", "--only", self.ids[0][:8], code=3)  # another length is another trial
+        plan = json.loads(self.call("plan", *self.SWEEP, "train.steps=5", "--json")[0])["trials"][0]["id"]
+        self.call("run", *self.SWEEP, "train.steps=5", "--only", plan)
+        config = next(self.folder.glob("runs/smoke/trials/*/*/config.yaml"))
+        out, _ = self.call("train", config, "--out", "one", "--inject", "nan@step=3", code=1)
+        self.assertEqual((json.loads(out)["id"], json.loads(out)["state"]), (plan, "diverged"))
+        self.assertEqual(json.loads(self.call("train", config, "--out", "two")[0])["state"], "done")
+
     def test_a_leak_ends_at_the_limit(self):
         code, starts, messages = self.run_until_it_ends("--inject", "leak@trial=1,step=8", "--memory-limit", "2GiB")
         self.assertEqual((code, starts), (1, 1), messages)
