@@ -142,7 +142,7 @@ Ending attempt_trial(const std::string& id, const train::TrialConfig& config, co
   const Limits& limits = context.options.limits;
   AttemptClock::Rules rules{context.options.stop, context.deadline, limits.trial_timeout_seconds, limits.stall_seconds, {}, {}, {}};
   if (leader) rules.give_up = context.give_up;
-  rules.on_stop = [](const std::string&) { comm::watchdog::record_stop(); };
+  rules.on_stop = comm::watchdog::record_stop;
   rules.on_stall = [&, who = fmt::format("[Rank {}/{}] ", gang.rank(), gang.size())](const std::string& why) {
     comm::watchdog::end_process_saying(fmt::format("trial {} gives {}; the process ends (--stall-timeout, --trial-timeout)", id, why), [&] {
       if (context.on_culprit) context.on_culprit({"timed_out", who + why, seconds_since(start), {}});

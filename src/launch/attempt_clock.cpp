@@ -26,18 +26,18 @@ void AttemptClock::watch() {
   const double grace = std::max(30.0, rules_.timeout_seconds / 4);
   auto last_sign = start, last_asked = start;
   std::uint64_t seen = 0;
-  const auto stop_for = [&](const std::string& why) {
-    if (!stop_.exchange(true) && rules_.on_stop) rules_.on_stop(why);
+  const auto stop = [&] {
+    if (!stop_.exchange(true) && rules_.on_stop) rules_.on_stop();
   };
   std::unique_lock lock(mutex_);
   while (!changed_.wait_for(lock, kTurn, [this] { return ending_; })) {
     lock.unlock();
     const auto now = Clock::now();
-    if (rules_.stop != nullptr && rules_.stop->load()) stop_for("a signal");
-    if (rules_.deadline && now >= *rules_.deadline) stop_for("the deadline");
+    if (rules_.stop != nullptr && rules_.stop->load()) stop();
+    if (rules_.deadline && now >= *rules_.deadline) stop();
     if (rules_.give_up && now - last_asked >= std::chrono::seconds(1)) {
       last_asked = now;
-      if (rules_.give_up()) stop_for("a failed trial (--fail-fast)");
+      if (rules_.give_up()) stop();
     }
     if (rules_.timeout_seconds > 0 && now - start >= seconds(rules_.timeout_seconds) && !timed_out_.exchange(true)) stop_.store(true);
     if (const std::uint64_t pulse = pulse_.load(); pulse != seen) {

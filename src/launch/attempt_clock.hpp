@@ -23,7 +23,7 @@ class AttemptClock {
     double stall_seconds = 0;                   ///< without a sign of life; 0: any
     std::function<bool()> give_up;              ///< asked every second: whether the launch stops for another reason; may be empty
     /// Called once, when the attempt has to stop because the launch does.
-    std::function<void(const std::string& why)> on_stop;
+    std::function<void()> on_stop;
     /// Called when the attempt gives no sign of life any more; does not come back.
     std::function<void(const std::string& why)> on_stall;
   };

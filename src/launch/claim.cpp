@@ -102,9 +102,11 @@ std::string end_of_log(const fs::path& folder) {
   return fmt::format("{}", fmt::join(lines, " | "));
 }
 
-}  // namespace
-
-namespace {
+/// The reason of a trial's last crash, with the end of its log.
+std::string with_end_of_log(const std::string& reason, const fs::path& folder) {
+  const std::string log = end_of_log(folder);
+  return log.empty() ? reason : reason + "; its log ends: " + log;
+}
 
 /// Whether every rank of the attempt's gang had noted that when it died.
 bool all_asked_to_stop(const fs::path& trial_folder, const History::Open& open) {
@@ -147,8 +149,7 @@ void Claims::close(const std::string& id, int attempt, const Owner& owner) {
               ended_from_outside(owner, me_),
               [this](const History::Open& open) { return all_asked_to_stop(trial_folder(sweep_folder_, open.trial), open); });
   Json fields = ending_fields(verdict, history_.status_of(id), retries_);
-  if (fields["final"].get<bool>())
-    if (const std::string log = end_of_log(folder); !log.empty()) fields["reason"] = verdict.reason + "; its log ends: " + log;
+  if (fields["final"].get<bool>()) fields["reason"] = with_end_of_log(verdict.reason, folder);
   Json event = {{"trial", id}, {"attempt", attempt}, {"launch", me_.launch}};
   event.update(fields);
   journal_().write("ended", std::move(event));
@@ -158,12 +159,11 @@ bool Claims::finish_if_spent(const std::string& id) {
   const store::TrialStatus& status = history_.status_of(id);
   if (status.final || status.state != "crashed" || !needs_no_attempt(status, retries_)) return false;
   const fs::path folder = trial_folder(sweep_folder_, id);
-  const std::string log = end_of_log(folder);
   journal_().write("ended", {{"trial", id},
                              {"attempt", last_attempt(folder)},
                              {"launch", me_.launch},
                              {"state", status.state},
-                             {"reason", log.empty() ? status.reason : status.reason + "; its log ends: " + log},
+                             {"reason", with_end_of_log(status.reason, folder)},
                              {"seconds", status.seconds},
                              {"charged", true},
                              {"final", true}});

@@ -36,6 +36,10 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
+Clock::time_point in_seconds(double count) {
+  return Clock::now() + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(count));
+}
+
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
 /// Everything that the ranks of one launch share.
@@ -122,7 +126,7 @@ class Launch {
     pace_ = known["pace"];
     if (!known["seconds_left"].is_null()) {
       whole_seconds_ = known["seconds_left"];
-      deadline_ = Clock::now() + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(whole_seconds_));
+      deadline_ = in_seconds(whole_seconds_);
     }
   }
 
@@ -566,8 +570,7 @@ store::TrialRecord run_single(const train::TrialConfig& config, const fs::path& 
   AttemptContext context{runner, options, sources, "", Json::object()};
   const std::string id = train::id_of(config);
   context.before_step = hook_of(options.faults, 0, id, 1, gang.rank());
-  if (options.limits.deadline_seconds)
-    context.deadline = Clock::now() + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(*options.limits.deadline_seconds));
+  if (options.limits.deadline_seconds) context.deadline = in_seconds(*options.limits.deadline_seconds);
   Ending ending = attempt_trial(id, config, folder, gang, context);
   ending.record.state = ending.state;
   ending.record.reason = ending.reason;
