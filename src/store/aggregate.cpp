@@ -169,7 +169,14 @@ class Writer {
     for (std::size_t k = 0; k < records_.size(); ++k) {
       const auto i = static_cast<std::size_t>(first) + k;
       SweepRow row = source_.row(i, records_[k] ? &*records_[k] : nullptr);
-      KeptRow mine{i, shortened(row.state, kTextBytes), shortened(row.reason, kTextBytes), shortened(row.warnings, kTextBytes), digests_[k], true, std::move(row.axes), {}};
+      KeptRow mine{i,
+                   shortened(row.state, kTextBytes),
+                   shortened(row.reason, kTextBytes),
+                   shortened(row.warnings, kTextBytes),
+                   digests_[k],
+                   true,
+                   std::move(row.axes),
+                   {}};
       mine.whole = row.reason.size() <= kTextBytes;
       for (const auto& [name, value] : row.metrics) mine.metrics.emplace_back(number_of(name), value);
       rows_.push_back(std::move(mine));

@@ -266,7 +266,8 @@ std::vector<std::string> links_of(hid_t group, const std::string& path) {
               },
               &found),
           "H5Literate", path);
-  if (!found.other.empty()) throw Error(ErrorKind::corrupt, "dataset " + path + found.other + ": it is a link to another place, which is never followed");
+  if (!found.other.empty())
+    throw Error(ErrorKind::corrupt, "dataset " + path + found.other + ": it is a link to another place, which is never followed");
   return std::move(found.names);
 }
 
@@ -399,8 +400,7 @@ void require_plain(hid_t dataset, std::size_t element_bytes, Origin origin, cons
     hsize_t allocated = 0;
     const Handle space(checked(H5Dget_space(dataset), "H5Dget_space", path), H5Sclose);
     checked(H5Dget_num_chunks(dataset, space.get(), &allocated), "H5Dget_num_chunks", path);
-    if (as_size(allocated, path) != chunks)
-      refuse(path, "of its " + std::to_string(chunks) + " chunks " + std::to_string(allocated) + " are there");
+    if (as_size(allocated, path) != chunks) refuse(path, "of its " + std::to_string(chunks) + " chunks " + std::to_string(allocated) + " are there");
     if (checked_product(chunks, chunk_bytes) > checked_product(stored, filters.deflate ? kMostInflation : 1))
       refuse(path, "its shape says more than what is stored");
   } catch (const Error& error) {

@@ -25,9 +25,7 @@ std::size_t Description::row_bytes() const {
   return static_cast<std::size_t>(checked_product(checked_product(row), static_cast<std::int64_t>(type.size())));
 }
 
-std::size_t Description::bytes() const {
-  return static_cast<std::size_t>(checked_product(elements(), static_cast<std::int64_t>(type.size())));
-}
+std::size_t Description::bytes() const { return static_cast<std::size_t>(checked_product(elements(), static_cast<std::int64_t>(type.size()))); }
 
 void throw_memory_ran_out(const std::filesystem::path& path) {
   throw Error(ErrorKind::io, "memory ran out while it was read", path.string(), "nothing is wrong with the file: read it where more memory is free");

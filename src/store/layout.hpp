@@ -139,9 +139,9 @@ auto as_io(const std::filesystem::path& path, Write&& write) {
 }
 
 // ---- digest -------------------------------------------------------------------------------------------------------------------------
-// SHA-256 over netstrings (LENGTH:BYTES,), defined in analysis/FORMAT.md. The content of a dataset enters as one digest, which its attribute `content`
-// keeps: so the digest of a file can be checked without reading any content, and a content by itself. It is made of digests of blocks, so that
-// ranks can share the work.
+// SHA-256 over netstrings (LENGTH:BYTES,), defined in analysis/FORMAT.md. The content of a dataset enters as one digest, which its attribute
+// `content` keeps: so the digest of a file can be checked without reading any content, and a content by itself. It is made of digests of blocks, so
+// that ranks can share the work.
 
 inline constexpr std::size_t kBlockBytes = std::size_t{1} << 20;
 

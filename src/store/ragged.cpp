@@ -44,7 +44,8 @@ Ragged read_places(hid_t file, const Description& data, std::int64_t rows) {
     throw Error(ErrorKind::corrupt, "dataset " + d.path + ": it does not hold one shape per trial");
   ragged.dimensions = static_cast<std::size_t>(d.shape[1]);
   for (std::size_t i = 0; i < static_cast<std::size_t>(rows); ++i)
-    if (checked_product(std::span<const std::int64_t>(ragged.shapes).subspan(i * ragged.dimensions, ragged.dimensions)) != ragged.offsets[i + 1] - ragged.offsets[i])
+    if (checked_product(std::span<const std::int64_t>(ragged.shapes).subspan(i * ragged.dimensions, ragged.dimensions)) !=
+        ragged.offsets[i + 1] - ragged.offsets[i])
       throw Error(ErrorKind::corrupt, "dataset " + d.path + ": the shape of row " + std::to_string(i) + " does not fit its offsets");
   return ragged;
 }

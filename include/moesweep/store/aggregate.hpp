@@ -19,11 +19,11 @@ struct SweepRow {
   std::string state, reason;                ///< at most 4,000 bytes are stored
   std::map<std::string, std::string> axes;  ///< resolved keys that differ within the sweep -> value as text; an empty text is read back as absent
   std::map<std::string, double> metrics;    ///< metric name -> value; absent ones are NaN in the file
-  std::string warnings;                     ///< words, separated by commas: `no_better_than_uniform`
   std::string config;                       ///< resolved config as JSON
   std::string provenance;                   ///< JSON
   std::filesystem::path trial_file;         ///< empty when the trial left none
-  Published published;                      ///< of that file, where known
+  Published published = {};                 ///< of that file, where known
+  std::string warnings = {};                ///< words, separated by commas: `no_better_than_uniform`
 };
 
 struct SweepHeader {

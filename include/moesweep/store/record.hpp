@@ -72,8 +72,9 @@ struct TrialFinding {
   bool valid() const { return kind == Kind::valid; }
 };
 
-/// Looks, and throws for nothing that stands there. `damaged`: its bytes were read and are wrong, or of another trial. `unreadable`: they could not be
-/// read just now (permission, EIO, ESTALE, too many open files, memory), or the file is of a newer moesweep; it may be whole, and must be left alone.
+/// Looks, and throws for nothing that stands there. `damaged`: its bytes were read and are wrong, or of another trial. `unreadable`: they could not
+/// be read just now (permission, EIO, ESTALE, too many open files, memory), or the file is of a newer moesweep; it may be whole, and must be left
+/// alone.
 TrialFinding find_trial(const std::filesystem::path& path, const std::string& id, const Published& published = {});
 
 }  // namespace moesweep::store
