@@ -2,6 +2,7 @@
 #include "moesweep/core/publish.hpp"
 
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -80,6 +81,40 @@ TEST_F(Publish, AReaderSeesTheOldOrTheNewWholeFileWhileAWriterIsKilled) {
     ASSERT_EQ(text.size(), 100'000u);
     ASSERT_TRUE(std::ranges::all_of(text, [&](char c) { return c == text[0]; }));
   }
+}
+
+TEST_F(Publish, NothingButARegularFileIsReplacedAndNothingIsWrittenThroughALink) {
+  publish_text(folder_ / "target.txt", "mine");
+  fs::create_symlink(folder_ / "target.txt", folder_ / "link.txt");
+  fs::create_symlink(folder_ / "nowhere", folder_ / "dangling.txt");
+  ASSERT_EQ(mkfifo((folder_ / "pipe").c_str(), 0600), 0);
+  for (const char* name : {"link.txt", "dangling.txt", "pipe"}) EXPECT_THROW(publish_text(folder_ / name, "x"), Error) << name;
+  EXPECT_THROW(publish_text("/dev/null", "x"), Error);
+  EXPECT_TRUE(fs::is_character_file("/dev/null"));
+  EXPECT_EQ(read_text(folder_ / "target.txt"), "mine");
+  EXPECT_TRUE(fs::is_symlink(folder_ / "link.txt"));
+  EXPECT_FALSE(fs::exists(folder_ / "nowhere"));
+  EXPECT_THROW(create_exclusively(folder_ / "dangling.txt", folder_ / "shown"), Error);
+  EXPECT_FALSE(fs::exists(folder_ / "nowhere"));
+  EXPECT_THROW(open_to_append(folder_ / "link.txt"), Error);
+  EXPECT_EQ(files(), 4u) << "no temporary file is left";
+}
+
+TEST_F(Publish, APipeOrADeviceIsNeverWaitedForAndLongFilesAreRefused) {
+  ASSERT_EQ(mkfifo((folder_ / "pipe").c_str(), 0600), 0);
+  EXPECT_THROW(read_text(folder_ / "pipe"), Error);
+  EXPECT_THROW(read_text("/dev/zero"), Error);
+  EXPECT_THROW(open_to_append(folder_ / "pipe"), Error);
+  publish_text(folder_ / "a.txt", std::string(1000, 'a'));
+  EXPECT_EQ(read_text(folder_ / "a.txt", 1000).size(), 1000u);
+  EXPECT_THROW(read_text(folder_ / "a.txt", 999), Error);
+}
+
+TEST_F(Publish, FilesKeepTheUmask) {
+  const mode_t before = umask(027);
+  publish_text(folder_ / "a.txt", "x");
+  umask(before);
+  EXPECT_EQ(fs::status(folder_ / "a.txt").permissions(), fs::perms::owner_read | fs::perms::owner_write | fs::perms::group_read);
 }
 
 }  // namespace moesweep
