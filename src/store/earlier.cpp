@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "collective.hpp"
+#include "moesweep/core/checked.hpp"
 #include "ragged.hpp"
 
 namespace moesweep::store {
@@ -12,9 +13,9 @@ namespace moesweep::store {
 namespace {
 
 std::vector<std::byte> read_part(hid_t file, const Description& d, std::int64_t first, std::int64_t count) {
-  if (first < 0 || count < 0 || first + count > d.rows())
+  if (first < 0 || count < 0 || checked_sum(first, count) > d.rows())
     throw Error(ErrorKind::corrupt, "dataset " + d.path + ": it is shorter than its offsets say");
-  std::vector<std::byte> bytes(static_cast<std::size_t>(count) * d.row_bytes());
+  std::vector<std::byte> bytes(static_cast<std::size_t>(checked_product(count, static_cast<std::int64_t>(d.row_bytes()))));
   const auto dataset = h5::open_dataset(file, d.path);
   if (!bytes.empty()) h5::read_rows(dataset.get(), hdf5_type(d.type).get(), first, count, bytes.data(), d.path);
   return bytes;
@@ -26,6 +27,13 @@ std::vector<std::int64_t> read_integers(hid_t file, const Description& d, std::i
   std::vector<std::int64_t> values(bytes.size() / sizeof(std::int64_t));
   if (!bytes.empty()) std::memcpy(values.data(), bytes.data(), bytes.size());
   return values;
+}
+
+/// Where the parts of rows lie: offsets that never fall. A `corrupt` error otherwise.
+std::vector<std::int64_t> read_offsets(hid_t file, const Description& d, std::int64_t first, std::int64_t count) {
+  auto offsets = read_integers(file, d, first, count + 1);
+  if (!std::ranges::is_sorted(offsets)) throw Error(ErrorKind::corrupt, "dataset " + d.path + ": the offsets fall");
+  return offsets;
 }
 
 std::string text_at(const std::vector<std::byte>& bytes, std::size_t width, std::size_t i) {
@@ -46,10 +54,10 @@ std::optional<EarlierSweep> EarlierSweep::open(const comm::Communicator& communi
     return {};
   try {
     std::string claimed;
+    require_hdf5_once(communicator, path);
     communicator.agree(
         [&] {
           as_corrupt(path, [&] {
-            require_hdf5(path);
             earlier.file_ = h5::open_file(path);
             const hid_t file = earlier.file_.get();
             require_format(file, kSweepFormat, path);
@@ -63,6 +71,7 @@ std::optional<EarlierSweep> EarlierSweep::open(const comm::Communicator& communi
             const auto whole = read_numbers<std::uint8_t>(file, describe(file, "trials/whole"), DType::u8);
             earlier.states_ = describe(file, "trials/state");
             earlier.reasons_ = describe(file, "trials/reason");
+            for (const auto* d : {&earlier.states_, &earlier.reasons_}) require_column_type(*d);
             earlier.provenances_ = describe(file, "texts/provenance/data");
             earlier.provenance_offsets_ = describe(file, "texts/provenance/offsets");
             if (earlier.digests_.size() != earlier.ids_.size() || whole.size() != earlier.ids_.size() ||
@@ -74,11 +83,14 @@ std::optional<EarlierSweep> EarlierSweep::open(const comm::Communicator& communi
               if (name.starts_with("arrays/") && name.ends_with("/data")) {
                 const auto group = name.substr(0, name.size() - 5);
                 earlier.arrays_.push_back({describe(file, name), describe(file, group + "/offsets"), describe(file, group + "/shapes")});
+                const auto& [data, offsets, shapes] = earlier.arrays_.back();
+                if (data.shape.size() != 1 || data.type.text_width > 0 || shapes.shape.size() != 2 || shapes.shape[1] < 1)
+                  throw Error(ErrorKind::corrupt, "dataset " + name + ": it does not hold joined arrays");
               }
           });
         },
         "opening of the earlier aggregate");
-    if (shared_digest(communicator, path, path) != claimed)
+    if (shared_digest(communicator, path, path).digest != claimed)
       throw Error(ErrorKind::corrupt, "the digest does not fit the content", path.string()).thrown_on_every_rank();
   } catch (const Error& error) {
     if (!error.on_every_rank()) throw;
@@ -101,7 +113,7 @@ std::vector<TrialRecord> EarlierSweep::read(std::size_t first, std::size_t end) 
     const auto from = static_cast<std::int64_t>(first), count = static_cast<std::int64_t>(end - first);
     std::vector<TrialRecord> records(end - first);
     const auto states = read_part(file, states_, from, count), reasons = read_part(file, reasons_, from, count);
-    const auto places = read_integers(file, provenance_offsets_, from, count + 1);
+    const auto places = read_offsets(file, provenance_offsets_, from, count);
     const auto provenances = read_part(file, provenances_, places.front(), places.back() - places.front());
     for (std::size_t i = 0; i < records.size(); ++i) {
       records[i].id = ids_[first + i];
@@ -111,7 +123,7 @@ std::vector<TrialRecord> EarlierSweep::read(std::size_t first, std::size_t end) 
                                    static_cast<std::size_t>(places[i + 1] - places[i]));
     }
     for (const auto& [d, o, s] : arrays_) {
-      const auto offsets = read_integers(file, o, from, count + 1), shapes = read_integers(file, s, from, count);
+      const auto offsets = read_offsets(file, o, from, count), shapes = read_integers(file, s, from, count);
       const auto bytes = read_part(file, d, offsets.front(), offsets.back() - offsets.front());
       const auto dimensions = static_cast<std::size_t>(s.shape.at(1));
       const std::size_t prefix = std::string_view("arrays/").size();
@@ -119,6 +131,8 @@ std::vector<TrialRecord> EarlierSweep::read(std::size_t first, std::size_t end) 
       for (std::size_t i = 0; i < records.size(); ++i) {
         std::vector<std::int64_t> shape(shapes.begin() + static_cast<std::ptrdiff_t>(i * dimensions),
                                         shapes.begin() + static_cast<std::ptrdiff_t>((i + 1) * dimensions));
+        if (checked_product(shape) != offsets[i + 1] - offsets[i])
+          throw Error(ErrorKind::corrupt, "dataset " + s.path + ": the shape of row " + std::to_string(first + i) + " does not fit its offsets");
         if (std::all_of(shape.begin(), shape.end(), [](auto dimension) { return dimension == 0; })) continue;  // the trial has none
         const auto at = [&](std::size_t k) {
           return bytes.begin() + static_cast<std::ptrdiff_t>(static_cast<std::size_t>(offsets[k] - offsets.front()) * d.type.size());
