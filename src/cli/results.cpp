@@ -9,6 +9,9 @@
 #include <limits>
 #include <map>
 #include <memory>
+#include <sstream>
+#include <string>
+#include <vector>
 
 #include "cli.hpp"
 #include "moesweep/core/text.hpp"
@@ -43,6 +46,14 @@ bool less_is_better(const std::string& metric) {
          name == "overflow_rate" || name.ends_with("seconds");
 }
 
+/// Words between commas; none of an empty text.
+std::vector<std::string> words_of(const std::string& text) {
+  std::vector<std::string> words;
+  std::istringstream parts(text);
+  for (std::string word; std::getline(parts, word, ',');) words.push_back(word);
+  return words;
+}
+
 void show_results(const std::string& path, const std::string& top, bool json) {
   const store::SweepFile file(path);
   std::vector<const store::SweepRow*> rows;
@@ -69,7 +80,8 @@ void show_results(const std::string& path, const std::string& top, bool json) {
     Json list = Json::array();
     for (const store::SweepRow* row : rows) {
       const Json config = Json::parse(row->config, nullptr, false);
-      Json entry = {{"id", row->id}, {"state", row->state}, {"reason", row->reason}, {"axes", Json::object()}, {"metrics", Json::object()}};
+      Json entry = {{"id", row->id},          {"state", row->state},       {"reason", row->reason},
+                    {"axes", Json::object()}, {"metrics", Json::object()}, {"warnings", words_of(row->warnings)}};
       for (const auto& [axis, text] : row->axes) {
         const Json* typed = at_path(config, axis);
         entry["axes"][axis] = typed != nullptr ? *typed : Json(text);
@@ -86,6 +98,8 @@ void show_results(const std::string& path, const std::string& top, bool json) {
   if (!top.empty() && std::ranges::find(columns, top) == columns.end()) columns.insert(columns.begin(), top);
   std::vector<std::vector<std::string>> cells{{"trial", "state"}};
   cells[0].insert(cells[0].end(), columns.begin(), columns.end());
+  const bool any_warning = std::ranges::any_of(rows, [](const store::SweepRow* row) { return !row->warnings.empty(); });
+  if (any_warning) cells[0].emplace_back("warnings");
   cells[0].emplace_back("what differs");
   for (const store::SweepRow* row : rows) {
     std::vector<std::string> line{row->id, row->state};
@@ -93,6 +107,7 @@ void show_results(const std::string& path, const std::string& top, bool json) {
       const auto found = row->metrics.find(name);
       line.push_back(found == row->metrics.end() || std::isnan(found->second) ? "" : fmt::format("{:.4f}", found->second));
     }
+    if (any_warning) line.push_back(row->warnings);
     std::string differs;
     for (const auto& [axis, text] : row->axes) differs += fmt::format("{}{}={}", differs.empty() ? "" : " ", axis, text);
     line.push_back(differs);

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <mutex>
 
@@ -42,6 +43,16 @@ Json numbers(const std::map<std::string, double>& values) {
   Json object = Json::object();
   for (const auto& [name, value] : values) object[name] = std::isfinite(value) ? Json(value) : Json();
   return object;
+}
+
+/// The error of trials that were left alone, each with its file and what is wrong.
+Error error_of(const std::map<std::string, std::string>& unreadable) {
+  std::string text;
+  for (const auto& [id, why] : unreadable) text += fmt::format("\n  {}: {}", id, why);
+  return {ErrorKind::io,
+          fmt::format("{} trial{} left alone, since a file cannot be read just now:{}", unreadable.size(), unreadable.size() == 1 ? " was" : "s were",
+                      text),
+          "", "nothing of them was changed: see to the files, then run the same command again"};
 }
 
 }  // namespace
@@ -94,8 +105,10 @@ void add_run(CLI::App& app, Invocation& invocation) {
         if (outcome.gave_up) log::warning("too many trials failed: none is started any more (--max-failures, --fail-fast)");
         else if (outcome.stopped) log::warning("stopped by a signal or for lack of time: the same command goes on from the checkpoints");
       }
+      if (world.rank() == 0 && !outcome.unreadable.empty()) report(error_of(outcome.unreadable));
       if (outcome.gave_up) return ExitCode::some_trials_failed;
       if (outcome.stopped) return ExitCode::requeue;
+      if (!outcome.unreadable.empty()) return ExitCode::io;
       return launch::any_failed(outcome.states) ? ExitCode::some_trials_failed : ExitCode::ok;
     });
   });
@@ -131,9 +144,12 @@ void add_train(CLI::App& app, Invocation& invocation) {
             id = train::id_of(config);
             folder = options->out.empty() ? std::filesystem::path("runs") / ("train-" + id) : std::filesystem::path(options->out);
             file = folder / "trial.h5";
-            there = store::is_valid_trial(file, id);
-            if (!there && std::filesystem::exists(file))
-              throw Error(ErrorKind::io, "it is there already, and not this trial", file.string(), "choose another folder with --out");
+            const store::TrialFinding found = store::find_trial(file, id);
+            there = found.valid();
+            if (found.kind == store::TrialFinding::Kind::unreadable)
+              throw Error(ErrorKind::io, found.why, file.string(), "see to the file, or choose another folder with --out");
+            if (found.kind == store::TrialFinding::Kind::damaged)
+              throw Error(ErrorKind::io, "it is there already, and not this trial: " + found.why, file.string(), "choose another folder with --out");
             if (config.ranks() != world.size())
               throw Error(ErrorKind::config,
                           fmt::format("the trial needs {} ranks (parallel.expert * parallel.data), this world has {}", config.ranks(), world.size()),
@@ -152,11 +168,13 @@ void add_train(CLI::App& app, Invocation& invocation) {
           log::info(fmt::format("nothing to do: {} holds this trial", file.string()));
           record = store::read_trial(file);
         }
+        Json results = Json::object();
         print(Json{{"id", id},
                    {"state", record.state},
                    {"reason", record.reason},
                    {"file", file.string()},
-                   {"metrics", numbers(launch::metrics_of(record))}}
+                   {"metrics", numbers(launch::metrics_of(record, file))},
+                   {"warnings", launch::add_results(results, record, file)}}
                   .dump(2) +
               "\n");
       }

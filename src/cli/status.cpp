@@ -11,8 +11,10 @@
 #include <cmath>
 #include <filesystem>
 #include <limits>
+#include <map>
 #include <memory>
 #include <optional>
+#include <set>
 
 #include "cli.hpp"
 #include "moesweep/core/text.hpp"
@@ -32,13 +34,17 @@ struct StatusOptions {
   double interval_seconds = 2.0;
 };
 
+/// "a1b2, c3d4, ..."
+std::string first_of(const std::vector<std::string>& ids) {
+  constexpr std::size_t kShown = 4;
+  std::string text;
+  for (std::size_t i = 0; i < std::min(kShown, ids.size()); ++i) text += (i > 0 ? ", " : "") + ids[i];
+  return ids.size() > kShown ? text + ", ..." : text;
+}
+
 /// "3 failed  the gate fell off  (a1b2, c3d4, ...)"
 std::string line_of(const launch::Failure& failure) {
-  constexpr std::size_t kShown = 4;
-  std::string ids;
-  for (std::size_t i = 0; i < std::min(kShown, failure.trials.size()); ++i) ids += (i > 0 ? ", " : "") + failure.trials[i];
-  if (failure.trials.size() > kShown) ids += ", ...";
-  return fmt::format("  {:>6} {}: {} ({})\n", failure.trials.size(), failure.state, failure.reason, ids);
+  return fmt::format("  {:>6} {}: {} ({})\n", failure.trials.size(), failure.state, failure.reason, first_of(failure.trials));
 }
 
 /// What the queue says of the folder's jobs; asked again at most every half minute.
@@ -90,6 +96,17 @@ Json json_of(const launch::Standings& standings, Queue& queue) {
   return json;
 }
 
+/// "warnings:" and a line for each word, with the trials that carry it.
+std::string text_of_warnings(const launch::Standings& standings) {
+  std::map<std::string, std::vector<std::string>> trials;
+  for (const launch::TrialStanding& trial : standings.trials)
+    for (const std::string& word : trial.status.warnings) trials[word].push_back(trial.id);
+  std::string text;
+  for (const auto& [word, ids] : trials)
+    text += fmt::format("{}  {:>6} {} ({})\n", text.empty() ? "warnings:\n" : "", ids.size(), word, first_of(ids));
+  return text;
+}
+
 /// The standings for a person; at most `most_lines` lines, of which running trials are cut first.
 std::string text_of(const launch::Standings& standings, Queue& queue, std::size_t most_lines) {
   const auto removed = std::ranges::count(standings.trials, true, &launch::TrialStanding::removed);
@@ -109,13 +126,19 @@ std::string text_of(const launch::Standings& standings, Queue& queue, std::size_
     after += "\n";
   }
   after += queue.text();
+  after += text_of_warnings(standings);
   if (const auto failures = standings.failures(); !failures.empty()) {
     constexpr std::size_t kMostFailures = 8;
     after += "what went wrong:\n";
     for (std::size_t i = 0; i < std::min(kMostFailures, failures.size()); ++i) after += line_of(failures[i]);
     if (failures.size() > kMostFailures) after += fmt::format("  and {} further reasons: --json lists them\n", failures.size() - kMostFailures);
   }
-  for (const std::string& problem : standings.problems) after += "journal: " + problem + "\n";
+  constexpr std::size_t kMostProblems = 5;
+  if (!standings.problems.empty())
+    after += fmt::format("journal: {} problem{}\n", standings.problems.size(), standings.problems.size() == 1 ? "" : "s");
+  for (std::size_t i = 0; i < std::min(kMostProblems, standings.problems.size()); ++i) after += "  " + standings.problems[i] + "\n";
+  if (standings.problems.size() > kMostProblems)
+    after += fmt::format("  and {} more: --json lists them\n", standings.problems.size() - kMostProblems);
 
   std::vector<const launch::TrialStanding*> running;
   for (const auto& trial : standings.trials)
@@ -186,6 +209,7 @@ ExitCode watch(const StatusOptions& options) {
   Queue queue(options.folder);
   launch::PlanOutline plan;
   std::optional<std::filesystem::file_time_type> read_at;
+  std::set<std::string> readable;
   for (;;) {
     const auto start = Clock::now();
     std::error_code gone;
@@ -193,7 +217,8 @@ ExitCode watch(const StatusOptions& options) {
       plan = launch::read_outline(options.folder);
       read_at = changed;
     }
-    const launch::Standings standings = launch::standings_of(options.folder, plan);
+    launch::Standings standings = launch::standings_of(options.folder, plan);
+    launch::find_unreadable(standings, options.folder, readable);
     const bool last = standings.all_ended();
     if (options.json) {
       print(json_of(standings, queue).dump() + "\n");
@@ -224,7 +249,9 @@ void add_status(CLI::App& app, Invocation& invocation) {
       invocation.exit_code = watch(*options);
       return;
     }
-    const launch::Standings standings = launch::standings_of(options->folder, launch::read_outline(options->folder));
+    launch::Standings standings = launch::standings_of(options->folder, launch::read_outline(options->folder));
+    std::set<std::string> readable;
+    launch::find_unreadable(standings, options->folder, readable);
     Queue queue(options->folder);
     print(options->json ? json_of(standings, queue).dump(2) + "\n" : text_of(standings, queue, std::numeric_limits<std::size_t>::max()));
     invocation.exit_code = exit_code_of_standings(standings);

@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <chrono>
@@ -11,13 +12,13 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <fstream>
 #include <future>
 #include <mutex>
 #include <thread>
 #include <utility>
 
 #include "moesweep/core/error.hpp"
+#include "moesweep/core/publish.hpp"
 
 namespace moesweep::comm::watchdog {
 
@@ -113,8 +114,15 @@ void record_in(const std::filesystem::path& file) {
   }
   s.mark_file = file;
   if (file.empty()) return;
-  const int descriptor = ::open(file.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+  const int descriptor = ::open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0666);
   if (descriptor < 0) return;
+  struct stat status {};
+  const bool regular = ::fstat(descriptor, &status) == 0 && S_ISREG(status.st_mode) && ::ftruncate(descriptor, 0) == 0;
+  if (!regular) {
+    s.mark_file.clear();  // what stands there is not ours
+    ::close(descriptor);
+    return;
+  }
   const Mark empty{};
   // Written, not truncated to its size: a full disk must not become a fault in mapped memory.
   if (::write(descriptor, &empty, sizeof(empty)) == static_cast<ssize_t>(sizeof(empty))) {
@@ -135,8 +143,13 @@ namespace {
 /// All zeros where the file says nothing.
 Mark mark_in(const std::filesystem::path& file) {
   Mark mark{};
-  std::ifstream stream(file, std::ios::binary);
-  if (!stream.read(reinterpret_cast<char*>(&mark), sizeof(mark))) mark = {};
+  try {
+    const int descriptor = open_regular(file);
+    if (::pread(descriptor, &mark, sizeof(mark), 0) != static_cast<ssize_t>(sizeof(mark))) mark = {};
+    ::close(descriptor);
+  } catch (const Error&) {
+    // Absent, a pipe, or not to be read just now.
+  }
   return mark;
 }
 
@@ -148,6 +161,8 @@ std::string recorded_in(const std::filesystem::path& file) {
   Mark mark = mark_in(file);
   if (mark.number == 0) return {};
   mark.name[sizeof(mark.name) - 1] = '\0';
+  for (char& c : mark.name)
+    if (c != '\0' && (c < ' ' || c > '~')) c = '?';
   return std::string(mark.inside != 0 ? "in" : "past") + " '" + mark.name + "', its collective number " + std::to_string(mark.number);
 }
 

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "moesweep/core/error.hpp"
+#include "moesweep/core/foreign_json.hpp"
 #include "moesweep/core/hash.hpp"
 #include "moesweep/core/log.hpp"
 #include "moesweep/core/text.hpp"
@@ -18,21 +19,64 @@
 #include "moesweep/launch/folder.hpp"
 #include "moesweep/launch/status.hpp"
 #include "moesweep/spec/sweep.hpp"
+#include "moesweep/train/warnings.hpp"
 
 namespace moesweep::launch {
 
 namespace fs = std::filesystem;
 
-std::map<std::string, double> metrics_of(const store::TrialRecord& record) {
+std::map<std::string, double> metrics_of(const store::TrialRecord& record, const fs::path& file) {
   std::map<std::string, double> metrics;
+  std::map<std::string, std::string> datasets;  // by metric
   for (const store::Array& array : record.arrays) {
     if (!array.metric || array.shape.empty() || array.elements() == 0) continue;
     const std::vector<double> values = store::as_doubles(array);
     const auto row = static_cast<std::ptrdiff_t>(array.elements() / array.shape[0]);
     const double sum = std::accumulate(values.end() - row, values.end(), 0.0);
-    metrics[array.path.substr(array.path.find('/') + 1)] = sum / static_cast<double>(row);
+    const std::string name = array.path.substr(array.path.find('/') + 1);
+    const auto [place, is_new] = datasets.emplace(name, array.path);
+    if (!is_new)
+      throw Error(ErrorKind::corrupt, fmt::format("datasets {} and {} are both the metric '{}'", place->second, array.path, name), file.string(),
+                  "a metric has one dataset: give one of them another name, and run the trial again");
+    metrics[name] = sum / static_cast<double>(row);
   }
   return metrics;
+}
+
+namespace {
+
+/// The config that a trial's file holds.
+train::TrialConfig config_of(const store::TrialRecord& record, const fs::path& file) {
+  const std::string where = file.string() + ": dataset header/config";
+  const Json json = parse_json(record.config, where);
+  (void)JsonView(json, where).object();
+  train::TrialConfig config;
+  try {
+    load(fields_of(config), json);
+  } catch (const Error& error) {
+    throw Error(ErrorKind::corrupt, error.message(), where);
+  }
+  return config;
+}
+
+std::string joined(const std::vector<std::string>& words) {
+  std::string text;
+  for (const std::string& word : words) text += (text.empty() ? "" : ",") + word;
+  return text;
+}
+
+}  // namespace
+
+std::vector<std::string> add_results(Json& fields, const store::TrialRecord& record, const fs::path& file) {
+  if (const auto* steps = record.find("steps/step"); steps != nullptr && !steps->shape.empty()) fields["step"] = steps->shape.front();
+  const auto metrics = metrics_of(record, file);
+  const auto loss = metrics.find("loss");
+  if (loss == metrics.end() || !std::isfinite(loss->second)) return {};
+  fields["loss"] = loss->second;
+  if (record.state != "done" || record.config.empty()) return {};
+  std::vector<std::string> warnings = train::warnings_of(config_of(record, file), loss->second);
+  if (!warnings.empty()) fields["warnings"] = warnings;
+  return warnings;
 }
 
 namespace {
@@ -96,7 +140,8 @@ Json survey(const fs::path& sweep_folder) {
                         {"axes", std::move(texts)},
                         {"removed", standing.removed},
                         {"state", standing.status.state},
-                        {"reason", standing.status.reason}};
+                        {"reason", standing.status.reason},
+                        {"published", json_of(standing.status.published)}};
     list.push_back(entry.dump(-1, ' ', false, Json::error_handler_t::replace));
   }
   return {{"name", plan.name},     {"resolved", plan.resolved}, {"provenance", plan.provenance}, {"parameter_ratio", plan::parameter_ratio(costs)},
@@ -164,13 +209,23 @@ Aggregation aggregate(const comm::Communicator& world, const fs::path& sweep_fol
   world.agree(
       [&] {
         if (world.rank() != 0) return;
-        for (const auto& id : told["ids"]) there += fs::exists(trial_file(sweep_folder, id.get<std::string>())) ? '1' : '0';
+        for (const auto& id : told["ids"]) {
+          // One that cannot be looked at is no absent one: reading it says what is wrong.
+          std::error_code failure;
+          const auto status = fs::symlink_status(trial_file(sweep_folder, id.get<std::string>()), failure);
+          there += status.type() == fs::file_type::not_found ? '0' : '1';
+        }
       },
       "look for trial files");
   there = world.broadcast(there, 0, "look for trial files");
   for (std::size_t i = 0; i < entries.size(); ++i) {
     const std::string id = told["ids"][i];
-    source.trials.push_back({id, there[i] == '1' ? trial_file(sweep_folder, id) : fs::path()});
+    source.trials.push_back({id, {}, {}});
+    if (there[i] != '1') continue;
+    source.trials.back().file = trial_file(sweep_folder, id);
+    const Json published = std::move(Json::parse(entries[i])["published"]);
+    if (!published["sha256"].get_ref<const std::string&>().empty())
+      source.trials.back().published = store::published_of(JsonView(published, "the journal"));
   }
   told.erase("ids");
 
@@ -193,8 +248,17 @@ Aggregation aggregate(const comm::Communicator& world, const fs::path& sweep_fol
       row.reason = record->reason;
       // The note of an earlier aggregate is no part of the trial's own reason.
       if (row.reason.starts_with(kRemoved)) row.reason.erase(0, std::min(row.reason.size(), kRemoved.size() + 2));
-      row.provenance = record->provenance;
-      row.metrics = metrics_of(*record);
+      const fs::path& left = source.trials[i].file;
+      // What is no JSON of this file is found here, by its name, and not in what ranks tell each other.
+      if (const std::string where = left.string() + ": dataset header/provenance"; !record->provenance.empty()) {
+        const Json facts = parse_json(record->provenance, where);
+        (void)JsonView(facts, where).object();
+        row.provenance = record->provenance;
+      }
+      if (!record->config.empty()) (void)parse_json(record->config, left.string() + ": dataset header/config");
+      row.metrics = metrics_of(*record, left);
+      if (const auto loss = row.metrics.find("loss"); row.state == "done" && loss != row.metrics.end())
+        row.warnings = joined(train::warnings_of(config, loss->second));
       for (auto& [name, value] : row.metrics)
         if (!std::isfinite(value)) value = std::nan("");
     }

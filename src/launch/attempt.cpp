@@ -2,22 +2,26 @@
 #include "attempt.hpp"
 
 #include <fmt/core.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <chrono>
 #include <cmath>
-#include <fstream>
+#include <mutex>
 #include <new>
+#include <set>
 
 #include "attempt_clock.hpp"
 #include "moesweep/comm/watchdog.hpp"
 #include "moesweep/core/error.hpp"
+#include "moesweep/core/log.hpp"
 #include "moesweep/core/publish.hpp"
 #include "moesweep/core/text.hpp"
 #include "moesweep/launch/aggregate.hpp"
 #include "moesweep/launch/provenance.hpp"
 #include "moesweep/spec/sweep.hpp"
+#include "own_files.hpp"
 
 namespace moesweep::launch {
 
@@ -36,14 +40,72 @@ using Clock = std::chrono::steady_clock;
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
-/// log.txt of a trial, appended to by each attempt.
+/// log.txt of a trial, appended to by each attempt. What is no regular file stays as it is, and the trial has no log.
 class TrialLog {
  public:
-  explicit TrialLog(const fs::path& folder) : out_(folder / "log.txt", std::ios::app) {}
-  void line(const std::string& text) { out_ << utc_now() << ' ' << text << std::endl; }
+  explicit TrialLog(const fs::path& folder) {
+    try {
+      file_ = open_to_append(folder / "log.txt");
+    } catch (const Error& error) {
+      log::warning(fmt::format("{}: {}: the trial has no log", (folder / "log.txt").string(), error.message()));
+    }
+  }
+  ~TrialLog() {
+    if (file_ >= 0) ::close(file_);
+  }
+  TrialLog(const TrialLog&) = delete;
+  TrialLog& operator=(const TrialLog&) = delete;
+
+  void line(const std::string& text) {
+    const std::string whole = utc_now() + ' ' + text + '\n';
+    if (file_ >= 0 && ::write(file_, whole.data(), whole.size()) < 0) {
+      // A log that is full ends no trial.
+    }
+  }
 
  private:
-  std::ofstream out_;
+  int file_ = -1;
+};
+
+/// The data of a trial; tells whether an `io` error was thrown by it.
+class WatchedSource final : public data::Source {
+ public:
+  explicit WatchedSource(const data::Source& source) : source_(source) {}
+  std::int64_t vocabulary() const override { return source_.vocabulary(); }
+  std::int64_t domains() const override { return source_.domains(); }
+  std::string digest() const override { return source_.digest(); }
+  double bytes_per_token(std::int64_t domain) const override { return source_.bytes_per_token(domain); }
+  data::Batch training(std::int64_t seed, std::int64_t step, std::int64_t batch_sequences, std::int64_t first, std::int64_t count) const override {
+    return watched([&] { return source_.training(seed, step, batch_sequences, first, count); });
+  }
+  data::Batch validation(std::int64_t first, std::int64_t count) const override {
+    return watched([&] { return source_.validation(first, count); });
+  }
+  std::int64_t validation_sequences(std::int64_t tokens) const override { return source_.validation_sequences(tokens); }
+
+  /// True when `where` is the place of an `io` error that it threw.
+  bool threw(const std::string& where) const {
+    const std::lock_guard lock(mutex_);
+    return !places_.empty() && places_.contains(where);
+  }
+
+ private:
+  template <class Work>
+  data::Batch watched(const Work& work) const {
+    try {
+      return work();
+    } catch (const Error& error) {
+      if (error.kind() == ErrorKind::io) {
+        const std::lock_guard lock(mutex_);
+        places_.insert(error.where());
+      }
+      throw;
+    }
+  }
+
+  const data::Source& source_;
+  mutable std::mutex mutex_;
+  mutable std::set<std::string> places_;
 };
 
 class LeaderObserver final : public train::Observer {
@@ -89,33 +151,67 @@ bool tells_of_memory(const std::string& text) {
   return std::ranges::any_of(kSigns, [&](const char* sign) { return text.find(sign) != std::string::npos; });
 }
 
-/// An error of files as one of ours; nothing for any other. It is the disk's and not the trial's, so it becomes no trial's state.
-std::optional<Error> error_of_files(const std::exception& error) {
+/// Whether the place of an error lies in that folder, by its path as it is written and as the file system has it.
+bool lies_in(const std::string& where, const fs::path& folder) {
+  if (folder.empty()) return false;
+  const auto holds = [](const fs::path& outer, const fs::path& inner) {
+    return std::mismatch(outer.begin(), outer.end(), inner.begin(), inner.end()).first == outer.end();
+  };
+  const auto plain = [](const fs::path& path) {
+    const fs::path normal = path.lexically_normal();
+    return normal.has_filename() ? normal : normal.parent_path();  // without a slash at its end
+  };
+  std::error_code failure;
+  if (holds(plain(fs::absolute(folder, failure)), plain(fs::absolute(where, failure)))) return true;
+  const fs::path real_folder = fs::weakly_canonical(folder, failure);
+  if (failure) return false;
+  const fs::path real = fs::weakly_canonical(where, failure);
+  return !failure && holds(plain(real_folder), plain(real));
+}
+
+/// An `io` error, or one of the file system, that names no file or one inside the folders of the sweep and the trial: the disk's and not the
+/// trial's, so it becomes no trial's state. Nothing for any other error.
+std::optional<Error> error_of_disk(const std::exception& error, const fs::path& trial_folder, const fs::path& sweep_folder) {
   constexpr const char* kHint = "the trial stays open: run the same command again to go on";
+  const auto is_ours = [&](const std::string& where) {
+    const bool is_path = where.find('/') != std::string::npos;
+    return !is_path || lies_in(where, trial_folder) || lies_in(where, sweep_folder);
+  };
   if (const auto* known = dynamic_cast<const Error*>(&error)) {
-    if (known->kind() != ErrorKind::io) return std::nullopt;
+    if (known->kind() != ErrorKind::io || !is_ours(known->where())) return std::nullopt;
     Error mine(ErrorKind::io, known->message(), known->where(), known->hint().empty() ? kHint : known->hint());
     if (known->on_every_rank()) mine.thrown_on_every_rank();
     return mine;
   }
-  if (const auto* failure = dynamic_cast<const fs::filesystem_error*>(&error))
+  if (const auto* failure = dynamic_cast<const fs::filesystem_error*>(&error); failure != nullptr && is_ours(failure->path1().string()))
     return Error(ErrorKind::io, failure->code().message(), failure->path1().string(), kHint);
   return std::nullopt;
 }
 
-/// Removes what an earlier attempt was writing when it was killed. Only for who holds the trial's claim.
-void remove_half_written(const fs::path& folder) {
-  std::error_code ignored;
-  for (const auto& entry : fs::directory_iterator(folder, ignored)) {
-    const std::string name = entry.path().filename().string();
-    constexpr std::array kWritten{".checkpoint.h5.", ".trace.h5.", ".trial.h5.", ".config.yaml."};
-    if (name.ends_with(".tmp") && std::ranges::any_of(kWritten, [&](const char* beginning) { return name.starts_with(beginning); }))
-      fs::remove(entry.path(), ignored);
-  }
-}
-
 /// The first line of a message that may hold a stack trace.
 std::string first_line(const std::string& text) { return text.substr(0, text.find('\n')); }
+
+/// How the trial has ended or why it cannot run, by the trial.h5 that is there: state and reason; null when it has to run. A damaged file is kept
+/// under another name. For who holds the trial's claim.
+Json what_is_there(const std::string& id, const fs::path& folder, TrialLog& log) {
+  const fs::path file = folder / "trial.h5";
+  const store::TrialFinding found = store::find_trial(file, id);
+  switch (found.kind) {
+    case store::TrialFinding::Kind::absent: return {};
+    case store::TrialFinding::Kind::valid: return {{"state", found.state}, {"reason", ""}};
+    case store::TrialFinding::Kind::unreadable: return {{"state", kUnreadable}, {"reason", fmt::format("{}: {}", file.string(), found.why)}};
+    case store::TrialFinding::Kind::damaged: break;
+  }
+  try {
+    const fs::path kept = set_aside(file, ".damaged");
+    const std::string text = fmt::format("{}: {}; it is kept as {}, and the trial runs again", file.string(), found.why, kept.filename().string());
+    log.line("warning: " + text);
+    log::warning(text);
+    return {};
+  } catch (const Error& error) {
+    return {{"state", kUnreadable}, {"reason", fmt::format("{}: {}, and {}", file.string(), found.why, error.message())}};
+  }
+}
 
 }  // namespace
 
@@ -132,8 +228,22 @@ Ending attempt_trial(const std::string& id, const train::TrialConfig& config, co
     fs::create_directories(folder, failure);
     if (failure) throw Error(ErrorKind::io, fmt::format("cannot make the trial's folder: {}", failure.message()), folder.string());
     remove_half_written(folder);
-    publish_text(folder / "config.yaml", spec::trial_yaml(config));
     log.emplace(folder);
+  }
+  // What stands at the place of its file: seen by the leader, who holds the trial's claim, told to the others.
+  std::string told;
+  if (leader) told = what_is_there(id, folder, *log).dump(-1, ' ', false, Json::error_handler_t::replace);
+  if (const Json there = Json::parse(gang.broadcast(told, 0, "look for the trial's file")); !there.is_null()) {
+    Ending ending{there["state"], there["reason"], seconds_since(start), {}, {}};
+    if (!leader) return ending;
+    log->line(fmt::format("{} without training: {}", ending.state, ending.reason.empty() ? "its file is there and whole" : ending.reason));
+    if (ending.state == kUnreadable) return ending;
+    ending.record = store::read_trial(folder / "trial.h5");
+    ending.published = store::find_trial(folder / "trial.h5", id).published;
+    return ending;
+  }
+  if (leader) {
+    publish_text(folder / "config.yaml", spec::trial_yaml(config));
     log->line(fmt::format("trial {} on {} rank{} of {}", id, gang.size(), gang.size() == 1 ? "" : "s", host_name()));
     observer.emplace(*log, context, config.step_tokens());
   }
@@ -145,7 +255,7 @@ Ending attempt_trial(const std::string& id, const train::TrialConfig& config, co
   rules.on_stop = comm::watchdog::record_stop;
   rules.on_stall = [&, who = fmt::format("[Rank {}/{}] ", gang.rank(), gang.size())](const std::string& why) {
     comm::watchdog::end_process_saying(fmt::format("trial {} gives {}; the process ends (--stall-timeout, --trial-timeout)", id, why), [&] {
-      if (context.on_culprit) context.on_culprit({"timed_out", who + why, seconds_since(start), {}});
+      if (context.on_culprit) context.on_culprit({"timed_out", who + why, seconds_since(start), {}, {}});
     });
   };
   std::optional<AttemptClock> clock(std::in_place, std::move(rules));
@@ -154,8 +264,13 @@ Ending attempt_trial(const std::string& id, const train::TrialConfig& config, co
   bool agreed = true;  // every rank of the gang knows of a failure
   std::string details;
   std::optional<Error> of_files;
+  std::optional<WatchedSource> watched;
+  const fs::path checkpoint = folder / "checkpoint.h5";
+  // The same on every rank: a failure that all know of, before the first step or evaluation.
+  bool may_have_begun = true;
+  const auto has_begun = [&] { return gang.maximum(observer && observer->began() ? 1 : 0, "look for the start of the trial") != 0; };
   try {
-    const data::Source& source = context.sources.of(config.data);
+    const data::Source& source = watched.emplace(context.sources.of(config.data));
     if (!context.data_digest.empty() && source.digest() != context.data_digest)
       throw Error(ErrorKind::data, fmt::format("the data has digest {:.12}, the sweep was planned with {:.12}", source.digest(), context.data_digest),
                   "", "did the token store change meanwhile?");
@@ -168,16 +283,17 @@ Ending attempt_trial(const std::string& id, const train::TrialConfig& config, co
     try {
       ending.record = context.runner.run_trial(config, source, gang, options);
     } catch (const Error& error) {
-      const fs::path checkpoint = folder / "checkpoint.h5";
-      const bool of_checkpoint = error.kind() == ErrorKind::corrupt && error.where() == checkpoint.string();
+      const bool of_checkpoint = (error.kind() == ErrorKind::corrupt || error.kind() == ErrorKind::io) && error.where() == checkpoint.string();
       if (!of_checkpoint || (gang.size() > 1 && !error.on_every_rank())) throw;
-      if (gang.maximum(observer && observer->began() ? 1 : 0, "look for the start of the trial") != 0) throw;
+      may_have_begun = has_begun();
+      if (may_have_begun || error.kind() == ErrorKind::io) throw;
+      may_have_begun = true;
       gang.agree(
           [&] {
             if (!leader) return;
-            fs::rename(checkpoint, folder / "checkpoint.h5.damaged");
-            log->line(
-                fmt::format("warning: {}; it is kept as checkpoint.h5.damaged, and the trial starts from its beginning", first_line(error.what())));
+            const fs::path kept = set_aside(checkpoint, ".damaged");
+            log->line(fmt::format("warning: {}; it is kept as {}, and the trial starts from its beginning", first_line(error.what()),
+                                  kept.filename().string()));
           },
           "setting a damaged checkpoint aside");
       ending.record = context.runner.run_trial(config, source, gang, options);
@@ -197,7 +313,21 @@ Ending attempt_trial(const std::string& id, const train::TrialConfig& config, co
     const auto* known = dynamic_cast<const Error*>(&error);
     agreed = known != nullptr && known->on_every_rank();
     ending.state = tells_of_memory(details) ? "out_of_memory" : known != nullptr && known->kind() == ErrorKind::mpi ? "crashed" : "failed";
-    if (ending.state == "failed") of_files = error_of_files(error);
+    if (ending.state == "failed") {
+      of_files = error_of_disk(error, folder, context.options.folder);
+      // Of its data and its own checkpoint that cannot be read just now: the trial is not to blame, and neither are the others.
+      const bool of_io = known != nullptr && known->kind() == ErrorKind::io;
+      const bool of_data = of_io && (!watched || watched->threw(known->where()));
+      if (of_io && (gang.size() == 1 || agreed)) {
+        const bool of_checkpoint = !may_have_begun && known->where() == checkpoint.string();
+        if (gang.maximum(of_data || of_checkpoint ? 1 : 0, "whose failure it is") != 0) {
+          of_files.reset();
+          ending.state = kUnreadable;
+        }
+      } else if (of_data && !of_files) {
+        of_files.emplace(*known);
+      }
+    }
     ending.reason = known != nullptr && !known->where().empty() ? known->where() + ": " + known->message() : first_line(details);
   }
   clock.reset();
@@ -218,6 +348,14 @@ Ending attempt_trial(const std::string& id, const train::TrialConfig& config, co
   }
   if (!leader) return ending;
 
+  try {
+    (void)metrics_of(ending.record, folder / "trial.h5");
+  } catch (const Error& error) {  // a strategy of the user's named a statistic like another one: no reader would take the file
+    details = error.what();
+    ending.state = "failed";
+    ending.reason = error.message();
+    ending.record.arrays.clear();
+  }
   if (ending.state == "done" || ending.state == "diverged") {
     Json facts = provenance(context.options.command_line, gang.size(), context.runner.libraries);
     facts.update(context.facts);
@@ -235,11 +373,8 @@ Ending attempt_trial(const std::string& id, const train::TrialConfig& config, co
       train::TrialConfig copy = config;
       ending.record.config = canonical(fields_of(copy).dump());
     }
-    store::write_trial(folder / "trial.h5", ending.record);
-    if (config.checkpoint.keep == train::Keep::none) {
-      std::error_code ignored;
-      fs::remove(folder / "checkpoint.h5", ignored);
-    }
+    ending.published = store::write_trial(folder / "trial.h5", ending.record);
+    if (config.checkpoint.keep == train::Keep::none) remove_own(checkpoint);
   }
   log->line(ending.reason.empty() ? fmt::format("{} after {:.1f} s", ending.state, ending.seconds)
                                   : fmt::format("{} after {:.1f} s: {}", ending.state, ending.seconds, details.empty() ? ending.reason : details));

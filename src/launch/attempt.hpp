@@ -13,10 +13,14 @@
 
 namespace moesweep::launch {
 
+/// The state of an attempt that could not go on since a file cannot be read just now: the trial is left open, and costs nothing. No state of a trial.
+inline constexpr const char* kUnreadable = "unreadable";
+
 struct Ending {
   std::string state, reason;
   double seconds = 0.0;
-  store::TrialRecord record;  ///< with arrays when the trial came to its end
+  store::TrialRecord record;   ///< with arrays when the trial came to its end
+  store::Published published;  ///< the trial.h5 that it left, on the leader
 };
 
 /// Data sources of this process, each opened once.
@@ -49,8 +53,11 @@ struct AttemptContext {
 };
 
 /// Collective over `gang`. Gives how it ended, on every rank alike; a failure of one rank alone in a gang of several ends the world. The leader
-/// writes config.yaml, log.txt and publishes trial.h5; failing to do so throws there. An `io` error while training throws too, and leaves the
-/// trial open: a full disk says nothing about a trial. A damaged checkpoint is renamed to checkpoint.h5.damaged, and the trial starts afresh.
+/// writes config.yaml, log.txt and publishes trial.h5; failing to do so throws there. What an `io` error means goes by the file that it names:
+/// - in the sweep's or the trial's folder, or none: the disk fails. It throws and leaves the trial open; a full disk says nothing about a trial.
+/// - the trial's checkpoint.h5 or trial.h5, before it began, or its data: `kUnreadable`. The trial is left open, and others can run.
+/// - another file, which the trial names (`init_from`): the trial's own `failed`.
+/// A damaged trial.h5 or checkpoint.h5 is kept as NAME.damaged, and the trial starts afresh. A valid trial.h5 that is there is how the trial ended.
 Ending attempt_trial(const std::string& id, const train::TrialConfig& config, const std::filesystem::path& folder, const comm::Communicator& gang,
                      const AttemptContext& context);
 

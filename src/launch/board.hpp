@@ -6,11 +6,13 @@
 #include <filesystem>
 #include <mutex>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace moesweep::launch {
 
-/// DIR/journal/board: a line `C ID` for each claim, `F ID` for each trial that ended otherwise than done. Any thread may call.
+/// DIR/journal/board: a line `C ID` for each claim, `F ID` for each trial that ended otherwise than done; other lines are passed over, and only a
+/// regular file is read or written. Any thread may call.
 class Board {
  public:
   /// Only what comes behind `from` is read.
@@ -30,6 +32,7 @@ class Board {
  private:
   void write(char kind, const std::string& id) const;
   void read();  // with the mutex held
+  void take(std::string_view line);
 
   std::filesystem::path file_;
   std::mutex mutex_;

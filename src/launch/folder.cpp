@@ -1,25 +1,28 @@
 // See include/moesweep/launch/folder.hpp.
 #include "moesweep/launch/folder.hpp"
 
-#include <fcntl.h>
 #include <fmt/core.h>
 #include <sys/file.h>
 #include <unistd.h>
 
 #include <cerrno>
-#include <cstring>
+#include <limits>
 #include <map>
 #include <optional>
 #include <set>
 
 #include "moesweep/core/error.hpp"
+#include "moesweep/core/foreign_json.hpp"
 #include "moesweep/core/publish.hpp"
 
 namespace moesweep::launch {
 
 namespace fs = std::filesystem;
 
-fs::path trial_folder(const fs::path& sweep_folder, const std::string& id) { return sweep_folder / "trials" / id.substr(0, 2) / id; }
+fs::path trial_folder(const fs::path& sweep_folder, const std::string& id) {
+  MOESWEEP_ASSERT(is_trial_id(id), "'" + id + "' is no trial's id and names no folder");
+  return sweep_folder / "trials" / id.substr(0, 2) / id;
+}
 fs::path trial_file(const fs::path& sweep_folder, const std::string& id) { return trial_folder(sweep_folder, id) / "trial.h5"; }
 
 fs::path default_folder(const std::string& sweep_name) {
@@ -53,8 +56,7 @@ constexpr int kPlanVersion = 1;
 /// Holds the folder's plan for one process at a time; released by closing, so also by death.
 class PlanLock {
  public:
-  explicit PlanLock(const fs::path& sweep_folder) : file_(::open((sweep_folder / ".plan.lock").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666)) {
-    if (file_ < 0) throw Error(ErrorKind::io, fmt::format("cannot open: {}", std::strerror(errno)), (sweep_folder / ".plan.lock").string());
+  explicit PlanLock(const fs::path& sweep_folder) : file_(open_to_append(sweep_folder / ".plan.lock")) {
     while (::flock(file_, LOCK_EX) != 0 && errno == EINTR) {
     }
   }
@@ -98,29 +100,103 @@ Json SweepPlan::json() const {
 
 namespace {
 
-void require_plan(const Json& json) {
-  if (json.at("format") != "moesweep-plan") throw Error(ErrorKind::corrupt, "this is no plan of moesweep");
-  if (json.at("version").get<int>() > kPlanVersion)
-    throw Error(ErrorKind::corrupt, fmt::format("the plan has version {}, this moesweep reads up to {}", json.at("version").get<int>(), kPlanVersion),
-                "", "use the newer moesweep that made it");
-}
+constexpr std::int64_t kMostCount = std::int64_t{1} << 53;
 
-/// plan.json of a folder as `read` makes it from JSON.
+/// `read` of plan.json's text, whose `corrupt` errors name the file and the path inside.
 template <class Read>
 auto read_plan_file(const fs::path& sweep_folder, Read&& read) {
   const fs::path file = sweep_folder / "plan.json";
-  if (!fs::exists(file))
+  std::error_code failure;
+  if (fs::symlink_status(file, failure).type() == fs::file_type::not_found)
     throw Error(ErrorKind::io, "there is no plan.json: this is no sweep folder", sweep_folder.string(),
                 "give the folder that `moesweep run` made, for example runs/quickstart");
   const std::string text = read_text(file);
   try {
-    return read(Json::parse(text));
+    const Json json = parse_json(text, file.string());
+    return read(JsonView(json, file.string()));
   } catch (const Error& error) {
-    throw Error(error.kind(), error.message(), file.string(), error.hint());
-  } catch (const std::exception& error) {
-    throw Error(ErrorKind::corrupt, fmt::format("plan.json cannot be read: {}", error.what()), file.string(),
-                "remove plan.json and run the sweep again: finished trials are kept");
+    if (error.kind() != ErrorKind::corrupt) throw;
+    throw Error(error.kind(), error.message(), error.where().empty() ? file.string() : error.where(),
+                error.hint().empty() ? "remove plan.json and run the sweep again: finished trials are kept" : error.hint());
   }
+}
+
+void require_plan(const JsonView& plan) {
+  if (const JsonView format = plan["format"]; format.text() != "moesweep-plan") format.refuse("\"moesweep-plan\"");
+  const std::int64_t version = plan["version"].integer(1, std::numeric_limits<int>::max());
+  if (version > kPlanVersion)
+    throw Error(ErrorKind::corrupt, fmt::format("the plan has version {}, this moesweep reads up to {}", version, kPlanVersion), "",
+                "use the newer moesweep that made it");
+}
+
+std::string id_in(const JsonView& trial) {
+  const JsonView id = trial["id"];
+  std::string text = id.text();
+  if (!is_trial_id(text)) id.refuse("the 16 hexadecimal digits of a trial");
+  return text;
+}
+
+bool removed_in(const JsonView& trial) {
+  const auto removed = trial.find("removed");
+  return removed && removed->boolean();
+}
+
+double amount_in(const JsonView& parent, const std::string& key) {
+  const JsonView amount = parent[key];
+  if (amount.number() < 0) amount.refuse("a number of at least 0");
+  return amount.number();
+}
+
+/// The trials of a plan as `read` makes them; two of one id are an error.
+template <class Read>
+void for_each_trial(const JsonView& plan, const Read& read) {
+  std::set<std::string> ids;
+  for (const JsonView& entry : plan["trials"].elements()) {
+    std::string id = id_in(entry);
+    if (!ids.insert(id).second) entry["id"].refuse("another id than those of the trials before it");
+    read(entry, std::move(id));
+  }
+}
+
+plan::TrialCost cost_in(const JsonView& cost) {
+  constexpr std::int64_t kMostRanks = std::int64_t{1} << 31;
+  (void)cost["ranks"].integer(1, kMostRanks);
+  for (const char* key : {"parameters_total", "parameters_active", "training_tokens"}) (void)cost[key].integer(0, kMostCount);
+  for (const char* key : {"flops", "seconds", "memory_bytes", "disk_bytes"}) (void)amount_in(cost, key);
+  for (const char* key : {"exchanged_bytes", "exchange_seconds"})
+    if (cost.find(key)) (void)amount_in(cost, key);
+  if (const auto memory = cost.find("memory"))
+    for (const auto& [name, part] : memory->members()) (void)part.number();
+  return plan::TrialCost::of_json(cost.object());
+}
+
+SweepPlan plan_of(const JsonView& view) {
+  require_plan(view);
+  SweepPlan plan;
+  plan.name = view["name"].text();
+  plan.resolved = view["resolved"].object();
+  plan.provenance = view["provenance"].object();
+  for_each_trial(view, [&](const JsonView& entry, std::string id) {
+    PlannedTrial trial;
+    trial.id = std::move(id);
+    trial.data_digest = entry["data_digest"].text();
+    trial.removed = removed_in(entry);
+    if (const auto layouts = entry.find("earlier_layouts")) {
+      for (const JsonView& layout : layouts->elements()) trial.earlier_layouts.push_back(layout.object());
+    }
+    const JsonView config = entry["config"];
+    try {
+      load(fields_of(trial.config), config.object());
+    } catch (const Error& error) {
+      if (error.kind() == ErrorKind::corrupt) throw;
+      throw Error(ErrorKind::corrupt, config.path() + "." + error.message());
+    }
+    // As stored: machines differ in speed, and all who share the folder cut it into the same shards.
+    const auto cost = entry.find("cost");
+    trial.cost = cost ? cost_in(*cost) : plan::cost_of(trial.config);
+    plan.trials.push_back(std::move(trial));
+  });
+  return plan;
 }
 
 OutlinedTrial outline_of(const PlannedTrial& trial) {
@@ -129,27 +205,9 @@ OutlinedTrial outline_of(const PlannedTrial& trial) {
 
 }  // namespace
 
-SweepPlan plan_of_json(const Json& json) {
-  require_plan(json);
-  SweepPlan plan;
-  plan.name = json.at("name");
-  plan.resolved = json.at("resolved");
-  plan.provenance = json.at("provenance");
-  for (const Json& entry : json.at("trials")) {
-    PlannedTrial trial;
-    trial.id = entry.at("id");
-    trial.data_digest = entry.at("data_digest");
-    trial.removed = entry.value("removed", false);
-    trial.earlier_layouts = entry.value("earlier_layouts", Json::array());
-    load(fields_of(trial.config), entry.at("config"));
-    // As stored: machines differ in speed, and all who share the folder cut it into the same shards.
-    trial.cost = entry.contains("cost") ? plan::TrialCost::of_json(entry.at("cost")) : plan::cost_of(trial.config);
-    plan.trials.push_back(std::move(trial));
-  }
-  return plan;
-}
+SweepPlan plan_of_json(const Json& json) { return plan_of(JsonView(json, "plan.json")); }
 
-SweepPlan read_plan(const fs::path& sweep_folder) { return read_plan_file(sweep_folder, plan_of_json); }
+SweepPlan read_plan(const fs::path& sweep_folder) { return read_plan_file(sweep_folder, plan_of); }
 
 PlanOutline outline_of(const SweepPlan& plan) {
   PlanOutline outline{plan.name, {}};
@@ -158,16 +216,18 @@ PlanOutline outline_of(const SweepPlan& plan) {
 }
 
 PlanOutline read_outline(const fs::path& sweep_folder) {
-  return read_plan_file(sweep_folder, [](const Json& json) {
-    require_plan(json);
-    PlanOutline outline{json.at("name"), {}};
-    for (const Json& entry : json.at("trials")) {
-      // Plans of earlier versions name no steps.
-      if (!entry.contains("steps")) return outline_of(plan_of_json(json));
-      const Json& cost = entry.at("cost");
-      outline.trials.push_back({entry.at("id"), entry.at("steps"), cost.at("training_tokens"), cost.at("seconds"), entry.value("removed", false)});
-    }
-    return outline;
+  return read_plan_file(sweep_folder, [](const JsonView& view) {
+    require_plan(view);
+    PlanOutline outline{view["name"].text(), {}};
+    bool names_steps = true;  // plans of earlier versions do not
+    for_each_trial(view, [&](const JsonView& entry, std::string id) {
+      names_steps = names_steps && entry.find("steps");
+      if (!names_steps) return;
+      const JsonView cost = entry["cost"];
+      outline.trials.push_back({std::move(id), entry["steps"].integer(0, kMostCount), cost["training_tokens"].integer(0, kMostCount),
+                                amount_in(cost, "seconds"), removed_in(entry)});
+    });
+    return names_steps ? outline : outline_of(plan_of(view));
   });
 }
 
@@ -180,7 +240,8 @@ SweepPlan prepare_folder(const fs::path& sweep_folder, const spec::Sweep& sweep,
     throw Error(ErrorKind::io, fmt::format("cannot make the sweep folder: {}", failure.message()), sweep_folder.string(),
                 "is it writable, and is there space? Choose another with --out");
   const PlanLock lock(sweep_folder);
-  const bool known = fs::exists(sweep_folder / "plan.json");
+  std::error_code absent;
+  const bool known = fs::symlink_status(sweep_folder / "plan.json", absent).type() != fs::file_type::not_found;
   SweepPlan plan;
   if (known) plan = read_plan(sweep_folder);
   const std::string before = known ? plan.json().dump() : "";

@@ -24,13 +24,16 @@ History::History(const store::Journal& journal) : states_(store::fold(journal)) 
     const std::string kind = text_in(event, "event"), trial = text_in(event, "trial");
     const auto number = event.find("attempt");
     if (trial.empty() || number == event.end() || !number->is_number_integer()) continue;
-    Attempt& attempt = attempts_[trial][number->get<int>()];
+    const auto of_event = number->get<std::int64_t>();
+    if (of_event < 0 || of_event > store::kMostAttempt) continue;
+    const int which = static_cast<int>(of_event);
+    Attempt& attempt = attempts_[trial][which];
     if (kind == "started") {
       attempt.started = true;
       if (const auto owner = event.find("owner"); owner != event.end() && owner->is_object()) attempt.owner = Owner::of_json(*owner);
       attempt.launch = attempt.owner.launch;
       if (const auto ranks = event.find("ranks"); ranks != event.end() && ranks->is_number_integer()) attempt.ranks = ranks->get<int>();
-      of_launch_[attempt.launch].emplace_back(trial, number->get<int>());
+      of_launch_[attempt.launch].emplace_back(trial, which);
     } else if (kind == "ended") {
       const std::string state = text_in(event, "state"), by = text_in(event, "launch");
       attempt.ended = true;
@@ -40,7 +43,7 @@ History::History(const store::Journal& journal) : states_(store::fold(journal)) 
       if (const auto culprit = event.find("culprit"); culprit != event.end() && culprit->is_boolean() && culprit->get<bool>()) culprits_[by] = trial;
     } else if (kind == "watchdog") {
       attempt.watchdog = text_in(event, "text");
-      named.push_back({trial, number->get<int>()});
+      named.push_back({trial, which});
     }
   }
   for (const Culprit& culprit : named)

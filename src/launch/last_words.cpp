@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <signal.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -43,8 +44,9 @@ void put(int file, const char* text, std::size_t size) {
 void on_fatal(int signal, siginfo_t*, void*) {
   const auto place = static_cast<std::size_t>(std::ranges::find(kFatal, signal, &Fatal::signal) - kFatal.begin());
   if (const Words* mine = words.exchange(nullptr); mine != nullptr) {
-    const int file = ::open(mine->file.c_str(), O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0666);
-    if (file >= 0) {
+    const int file = ::open(mine->file.c_str(), O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0666);
+    struct stat status {};
+    if (file >= 0 && ::fstat(file, &status) == 0 && S_ISREG(status.st_mode)) {
       put(file, mine->before.data(), mine->before.size());
       put(file, kFatal[place].name, std::strlen(kFatal[place].name));
       put(file, mine->after.data(), mine->after.size());

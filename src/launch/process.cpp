@@ -13,9 +13,11 @@
 #include <ctime>
 #include <fstream>
 #include <iomanip>
+#include <limits>
 #include <map>
 #include <sstream>
 
+#include "moesweep/core/foreign_json.hpp"
 #include "moesweep/core/hash.hpp"
 #include "moesweep/core/text.hpp"
 #include "moesweep/launch/command.hpp"
@@ -117,16 +119,25 @@ Json Owner::json() const {
           {"process", process}, {"started", started}, {"slurm_job", slurm_job}, {"slurm_step", slurm_step}, {"slurm_restarts", slurm_restarts}};
 }
 
-Owner Owner::of_json(const Json& json) {
+Owner Owner::of_json(const Json& json, const std::string& where) {
+  constexpr std::size_t kMostBytes = 1000;
+  const JsonView view(json, where);
   Owner owner;
-  const auto text = [&](const char* key) { return json.value(key, std::string()); };
+  const auto text = [&](const char* key) {
+    const auto field = view.find(key);
+    return field ? field->text(kMostBytes) : std::string();
+  };
+  const auto number = [&](const char* key, std::int64_t most) {
+    const auto field = view.find(key);
+    return field ? field->integer(-1, most) : 0;
+  };
   owner.launch = text("launch");
   owner.writer = text("writer");
   owner.host = text("host");
   owner.machine = text("machine");
   owner.boot = text("boot");
-  owner.process = json.value("process", std::int64_t{0});
-  owner.started = json.value("started", std::int64_t{0});
+  owner.process = number("process", std::numeric_limits<std::int32_t>::max());
+  owner.started = number("started", std::numeric_limits<std::int64_t>::max());
   owner.slurm_job = text("slurm_job");
   owner.slurm_step = text("slurm_step");
   owner.slurm_restarts = text("slurm_restarts");
@@ -159,6 +170,7 @@ Owner this_process(const std::string& launch, const std::string& writer) {
 Life life_of(const Owner& owner, const Owner& me) {
   if (owner.launch == me.launch) return Life::alive;  // a rank that dies takes its launch with it
   if (owner.boot == me.boot) {
+    if (owner.process <= 0) return Life::gone;  // to kill(2) these are groups of processes
     if (::kill(static_cast<pid_t>(owner.process), 0) != 0 && errno == ESRCH) return Life::gone;
     return start_of_process(owner.process) == owner.started ? Life::alive : Life::gone;
   }

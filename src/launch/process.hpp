@@ -20,7 +20,8 @@ struct Owner {
   std::string slurm_job, slurm_step, slurm_restarts;
 
   Json json() const;
-  static Owner of_json(const Json& json);
+  /// A `corrupt` error at `where` names a field of a wrong type or range; absent ones are empty.
+  static Owner of_json(const Json& json, const std::string& where = {});
 };
 
 /// A name for a launch that no other has: time, host, process, and how many launches this process made before.

@@ -5,10 +5,12 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <optional>
 
 #include "claim.hpp"
 #include "moesweep/core/error.hpp"
 #include "moesweep/launch/status.hpp"
+#include "own_files.hpp"
 #include "process.hpp"
 
 namespace moesweep::launch {
@@ -33,20 +35,25 @@ std::vector<std::string> retry_trials(const fs::path& sweep_folder, const std::s
                   "`moesweep status DIR --json` lists them");
   std::vector<std::string> chosen;
   std::optional<store::JournalWriter> journal;
+  std::optional<Error> failure;  // the first: the other trials are forgiven all the same
   for (const TrialStanding& trial : standings.trials) {
     if (!states.contains(trial.status.state)) continue;
     if (!trials.empty() && std::ranges::none_of(trials, [&](const std::string& beginning) { return begins(trial.id, beginning); })) continue;
     const fs::path file = trial_file(sweep_folder, trial.id);
-    if (!journal) journal.emplace(sweep_folder, new_launch_id(), "retry");
-    const int last = last_attempt(trial_folder(sweep_folder, trial.id));
-    journal->write("retry", {{"trial", trial.id}, {"attempt", last}, {"state", trial.status.state}});
-    if (fs::exists(file)) {
-      std::error_code failure;
-      fs::rename(file, file.string() + ".retried", failure);
-      if (failure) throw Error(ErrorKind::io, fmt::format("cannot rename it: {}", failure.message()), file.string());
+    try {
+      const auto [last, trouble] = attempts_of(file.parent_path());
+      if (!trouble.empty()) throw Error(ErrorKind::io, trouble, sweep_folder.string());
+      // Before the journal says that the trial is pending: what stands in the way of it leaves the trial as it is.
+      set_aside(file, ".retried");
+      if (!journal) journal.emplace(sweep_folder, new_launch_id(), "retry");
+      journal->write("retry", {{"trial", trial.id}, {"attempt", last}, {"state", trial.status.state}});
+    } catch (const Error& error) {
+      if (!failure) failure.emplace(error.kind(), fmt::format("trial {} stays as it is: {}", trial.id, error.message()), error.where(), error.hint());
+      continue;
     }
     chosen.push_back(trial.id);
   }
+  if (failure) throw Error(*failure);
   return chosen;
 }
 

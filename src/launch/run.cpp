@@ -2,6 +2,7 @@
 #include "moesweep/launch/run.hpp"
 
 #include <fmt/core.h>
+#include <fmt/ranges.h>
 #include <sys/resource.h>
 
 #include <algorithm>
@@ -26,6 +27,7 @@
 #include "moesweep/launch/provenance.hpp"
 #include "moesweep/launch/status.hpp"
 #include "moesweep/plan/scheduler.hpp"
+#include "own_files.hpp"
 #include "progress.hpp"
 
 namespace moesweep::launch {
@@ -56,8 +58,10 @@ class Launch {
     Outcome outcome;
     if (jobs_trial_.empty() && suspects_.empty()) {
       if (world_.rank() == 0)
-        log::info(
-            fmt::format("nothing to do: all {} trials of {} have ended", sweep_.trials.size() - sweep_.passed_over.size(), options_.folder.string()));
+        log::info(unreadable_.empty()
+                      ? fmt::format("nothing to do: all {} trials of {} have ended", sweep_.trials.size() - sweep_.passed_over.size(),
+                                    options_.folder.string())
+                      : fmt::format("nothing to do in {} but for trials whose files cannot be read just now", options_.folder.string()));
     } else {
       if (world_.rank() == 0)
         log::info(fmt::format("{}: {} of {} trials to run on {} rank{}, folder {}", sweep_.name, jobs_trial_.size() + suspects_.size(),
@@ -84,6 +88,7 @@ class Launch {
       }
     }
     comm::watchdog::set_timeout(kNoTimeout);
+    share_unreadable(outcome);
     tell_states(outcome);
     if (world_.rank() == 0 && outcome.dispatch.claims_made > 0)
       log::debug(fmt::format("dispatch: {:.3f} ms a trial, {:.2f} claims tried a trial", 1e3 * outcome.dispatch.seconds_per_claim(),
@@ -116,7 +121,8 @@ class Launch {
     if (world_.rank() != 0) be_somebody();
     for (std::size_t i = 0; i < sweep_.trials.size(); ++i) {
       const Json& trial = known["trials"][i];
-      known_.push_back({trial[0], trial[1], trial[3], trial[4], trial[5], trial[6]});
+      known_.push_back({trial[0], trial[1], trial[3], trial[4], trial[5], trial[6], {}});
+      if (!trial[7].is_null()) known_.back().published = store::published_of(JsonView(trial[7], "the journal"));
       train::ParallelConfig& layout = sweep_.trials[i].config.parallel;
       layout.expert = trial[2][0];
       layout.data = trial[2][1];
@@ -141,6 +147,12 @@ class Launch {
     std::map<std::string, const PlannedTrial*> planned;
     for (const PlannedTrial& trial : plan.trials) planned[trial.id] = &trial;
     claims_->read_journal();
+    const std::vector<std::string>& problems = claims_->problems();
+    constexpr std::size_t kShown = 3;
+    for (std::size_t i = 0; i < std::min(kShown, problems.size()); ++i) log::warning("journal: " + problems[i]);
+    if (problems.size() > kShown)
+      log::warning(
+          fmt::format("journal: {} further problems: `moesweep status {} --json` lists them", problems.size() - kShown, options_.folder.string()));
     bool news = false;
     for (const spec::Trial& trial : sweep_.trials) {
       if (claims_->history().status_of(trial.id).state == "running") news = claims_->close_if_lost(trial.id) || news;
@@ -158,7 +170,8 @@ class Launch {
       const auto steps = static_cast<double>(std::max<std::int64_t>(1, trial.config.steps()));
       const double left = status.state == "preempted" ? std::clamp(1.0 - static_cast<double>(status.step) / steps, 0.0, 1.0) : 1.0;
       trials.push_back({mine.data_digest, status.state, Json::array({layout.expert, layout.data, layout.threads}),
-                        needs_no_attempt(status, options_.limits.retries), status.suspect, mine.cost.seconds, left});
+                        needs_no_attempt(status, options_.limits.retries), status.suspect, mine.cost.seconds, left,
+                        status.published.sha256.empty() ? Json() : json_of(status.published)});
       if (status.state == "done" && status.seconds > 0) {
         estimated += mine.cost.seconds;
         taken += status.seconds;
@@ -180,33 +193,58 @@ class Launch {
     std::string mine;
     world_.agree(
         [&] {
-          for (std::size_t i = rank; i < sweep_.trials.size(); i += ranks) {
-            const std::string& id = sweep_.trials[i].id;
-            const bool has_file = known_[i].state == "done" || known_[i].state == "diverged" || fs::exists(trial_file(options_.folder, id));
-            bool closed = known_[i].closed && !has_file;
-            if (has_file && store::is_valid_trial(trial_file(options_.folder, id), id)) {
-              closed = true;
-              drop_checkpoint(i);
-              // It was published, and its writer died before the journal's line.
-              if (known_[i].state != "done" && known_[i].state != "diverged")
-                journal().write("ended", {{"trial", id},
-                                          {"attempt", last_attempt(trial_folder(options_.folder, id))},
-                                          {"launch", launch_},
-                                          {"final", true},
-                                          {"state", store::read_trial(trial_file(options_.folder, id)).state},
-                                          {"reason", ""},
-                                          {"seconds", 0.0}});
-            } else if (has_file) {
-              log::warning(fmt::format("{} is missing or damaged: the trial runs again", trial_file(options_.folder, id).string()));
-            }
-            mine += closed ? '1' : '0';
-          }
+          for (std::size_t i = rank; i < sweep_.trials.size(); i += ranks) mine += close_if_ended(i) ? '1' : '0';
         },
         "check of finished trials");
     const auto parts = world_.all_gather(mine, "check of finished trials");
     std::vector<char> closed(sweep_.trials.size());
     for (std::size_t i = 0; i < closed.size(); ++i) closed[i] = parts[i % ranks][i / ranks] == '1';
+    gather_unreadable();
     return closed;
+  }
+
+  bool close_if_ended(std::size_t i) {
+    using Kind = store::TrialFinding::Kind;
+    const std::string& id = sweep_.trials[i].id;
+    const Known& known = known_[i];
+    const bool has_ended = known.state == "done" || known.state == "diverged";
+    const fs::path file = trial_file(options_.folder, id);
+    const store::TrialFinding found = find_trial_file(options_.folder, id, known.published);
+    switch (found.kind) {
+      case Kind::absent:
+        if (has_ended) log::warning(fmt::format("{} is missing: the trial runs again", file.string()));
+        return known.closed && !has_ended;
+      case Kind::damaged: log::warning(fmt::format("{}: the trial runs again", found.why)); return false;
+      case Kind::unreadable: leave_alone(i, found.why); return false;
+      case Kind::valid: break;
+    }
+    drop_checkpoint(i);
+    // It was published, and its writer died before the journal's line.
+    if (!has_ended) {
+      Json event = {{"trial", id}, {"attempt", last_attempt(trial_folder(options_.folder, id))}, {"launch", launch_}};
+      event.update(fields_of_found(file, found));
+      journal().write("ended", std::move(event));
+    }
+    return true;
+  }
+
+  /// Notes that a file of the trial cannot be read just now. Its files and what the journal says of it stay as they are.
+  void leave_alone(std::size_t trial, const std::string& why) {
+    if (passed_over(trial) || !unreadable_.emplace(trial, why).second) return;
+    log::warning(fmt::format("trial {} is left alone: {}", sweep_.trials[trial].id, why));
+  }
+
+  /// Collective: what one rank found unreadable, all know.
+  void gather_unreadable() {
+    Json mine = Json::array();
+    for (const auto& [trial, why] : unreadable_) mine.push_back({trial, why});
+    for (const std::string& text : world_.all_gather(mine.dump(-1, ' ', false, Json::error_handler_t::replace), "unreadable trials"))
+      for (const Json& entry : Json::parse(text)) unreadable_.emplace(entry[0].get<std::size_t>(), entry[1].get<std::string>());
+  }
+
+  void share_unreadable(Outcome& outcome) {
+    gather_unreadable();
+    for (const auto& [trial, why] : unreadable_) outcome.unreadable.emplace(sweep_.trials[trial].id, why);
   }
 
   /// The jobs of this launch: open trials that fit into this world. Those that do not are journaled as skipped.
@@ -219,7 +257,7 @@ class Launch {
     world_.agree(
         [&] {
           for (const plan::Skipped& skip : plan::too_large(all, world_.size())) {
-            if (closed[skip.job] != 0 || passed_over(skip.job)) continue;
+            if (closed[skip.job] != 0 || passed_over(skip.job) || unreadable_.contains(skip.job)) continue;
             skipped.insert(skip.job);
             if (world_.rank() != 0) continue;
             log::warning(fmt::format("trial {} is skipped: it {}", all[skip.job].id, skip.reason));
@@ -230,7 +268,7 @@ class Launch {
         },
         "journal of skipped trials");
     for (std::size_t i = 0; i < all.size(); ++i) {
-      if (closed[i] != 0 || skipped.contains(i) || passed_over(i)) continue;
+      if (closed[i] != 0 || skipped.contains(i) || passed_over(i) || unreadable_.contains(i)) continue;
       all[i].preferred = shards[i] == options_.shard.index;
       all[i].seconds *= known_[i].left;  // shards are those of whole trials, the same for every launch
       if (known_[i].suspect) {
@@ -299,6 +337,7 @@ class Launch {
             order["run"] = run->job;
             break;
           }
+          if (claim.result == Claim::Result::unreadable) leave_alone(trial, claim.why);
           if (claim.result == Claim::Result::suspect) suspects_.insert(trial);
           if (claim.result == Claim::Result::ended && (claim.state == "done" || claim.state == "diverged")) drop_checkpoint(trial);
           if (claim.result == Claim::Result::taken) hear(plan::Lost{run->job});
@@ -448,20 +487,28 @@ class Launch {
     comm::watchdog::record_in({});
     if (!leader) return {ending.state, false};
     ++ran_;
+    if (ending.state == kUnreadable) {
+      leave_alone(index, ending.reason);
+      journal().write("ended", keyed({{"launch", launch_},
+                                      {"state", "preempted"},
+                                      {"reason", ending.reason},
+                                      {"seconds", ending.seconds},
+                                      {"charged", false},
+                                      {"final", false}}));
+      return {ending.state, false};
+    }
     const bool failed = ending.state != "done" && ending.state != "preempted";
     const bool last = ending.state == "done" || (failed && options_.limits.retries.exhausted(claims_->history().status_of(trial.id), ending.state));
     Json fields = {{"launch", launch_},         {"state", ending.state}, {"reason", ending.reason},
                    {"seconds", ending.seconds}, {"charged", failed},     {"final", last}};
-    if (const auto* steps = ending.record.find("steps/step"); steps != nullptr && !steps->shape.empty()) fields["step"] = steps->shape.front();
-    std::string loss;
-    if (const auto metrics = metrics_of(ending.record); metrics.contains("loss") && std::isfinite(metrics.at("loss"))) {
-      fields["loss"] = metrics.at("loss");
-      loss = fmt::format(", validation loss {:.4f}", metrics.at("loss"));
-    }
+    const std::vector<std::string> warnings = add_results(fields, ending.record, folder / "trial.h5");
+    const std::string loss = fields.contains("loss") ? fmt::format(", validation loss {:.4f}", fields["loss"].get<double>()) : "";
+    if (!ending.published.sha256.empty()) fields["file"] = json_of(ending.published);
     journal().write("ended", keyed(std::move(fields)));
     const std::string line =
-        fmt::format("trial {} {} in {:.1f} s{}{}", trial.id, ending.state, ending.seconds, loss, ending.reason.empty() ? "" : ": " + ending.reason);
-    if (ending.state != "done") log::warning(line);
+        fmt::format("trial {} {} in {:.1f} s{}{}{}", trial.id, ending.state, ending.seconds, loss, ending.reason.empty() ? "" : ": " + ending.reason,
+                    warnings.empty() ? "" : fmt::format("; warning: {}", fmt::join(warnings, ", ")));
+    if (ending.state != "done" || !warnings.empty()) log::warning(line);
     else if (display_ == Display::lines) log::info(line);
     if (failed && last) board_->failed(trial.id);
     if (failed && !last) claims_->read_journal();  // so that the next ending knows of this charge
@@ -478,7 +525,9 @@ class Launch {
           for (std::size_t i = 0; i < sweep_.trials.size(); ++i)
             if (!passed_over(i)) plan.trials.push_back({sweep_.trials[i].id, sweep_.trials[i].config, {}, "", false});
           Json states = Json::object();
-          for (const auto& [state, count] : standings_of(options_.folder, plan).counts) states[state] = count;
+          Standings standings = standings_of(options_.folder, plan);
+          for (const auto& [id, why] : outcome.unreadable) standings.set_unreadable(id, why);
+          for (const auto& [state, count] : standings.counts) states[state] = count;
           told = states.dump();
         },
         "states of the sweep");
@@ -489,8 +538,7 @@ class Launch {
   /// Removes the checkpoint of a finished trial, which is there when its writer died right after publishing trial.h5.
   void drop_checkpoint(std::size_t index) const {
     const spec::Trial& trial = sweep_.trials[index];
-    std::error_code ignored;
-    if (trial.config.checkpoint.keep == train::Keep::none) fs::remove(trial_folder(options_.folder, trial.id) / "checkpoint.h5", ignored);
+    if (trial.config.checkpoint.keep == train::Keep::none) remove_own(trial_folder(options_.folder, trial.id) / "checkpoint.h5");
   }
 
   /// Whether the selection leaves the trial for another time.
@@ -521,14 +569,16 @@ class Launch {
   struct Known {
     std::string digest, state;
     bool closed = false, suspect = false;
-    double seconds = 0.0;  ///< estimated
-    double left = 1.0;     ///< share of its steps that is left
+    double seconds = 0.0;        ///< estimated
+    double left = 1.0;           ///< share of its steps that is left
+    store::Published published;  ///< as the journal has its file
   };
-  std::vector<Known> known_;             // by trial of the sweep
-  std::vector<plan::Job> all_jobs_;      // by trial of the sweep
-  std::vector<std::size_t> jobs_trial_;  // job -> trial of the sweep
-  std::set<std::size_t> suspects_;       // trials of the sweep that have to run alone
-  std::set<std::string> mine_;           // claimed by this process
+  std::vector<Known> known_;                       // by trial of the sweep
+  std::vector<plan::Job> all_jobs_;                // by trial of the sweep
+  std::vector<std::size_t> jobs_trial_;            // job -> trial of the sweep
+  std::set<std::size_t> suspects_;                 // trials of the sweep that have to run alone
+  std::set<std::string> mine_;                     // claimed by this process
+  std::map<std::size_t, std::string> unreadable_;  // trials of the sweep that are left alone, and why
   std::optional<Claims> claims_;
   std::optional<Board> board_;
   std::optional<Clock::time_point> deadline_;
@@ -571,7 +621,12 @@ store::TrialRecord run_single(const train::TrialConfig& config, const fs::path& 
   const std::string id = train::id_of(config);
   context.before_step = hook_of(options.faults, 0, id, 1, gang.rank());
   if (options.limits.deadline_seconds) context.deadline = in_seconds(*options.limits.deadline_seconds);
-  Ending ending = attempt_trial(id, config, folder, gang, context);
+  // A folder that the user names may be a link; a trial's folder inside a sweep may not.
+  std::error_code absent;
+  const fs::path real = fs::is_symlink(folder, absent) ? fs::canonical(folder, absent) : folder;
+  Ending ending = attempt_trial(id, config, absent ? folder : real, gang, context);
+  if (ending.state == kUnreadable)
+    throw Error(ErrorKind::io, ending.reason, "", "the trial stays open: run the same command again to go on").thrown_on_every_rank();
   ending.record.state = ending.state;
   ending.record.reason = ending.reason;
   return ending.record;

@@ -2,6 +2,7 @@
 #include "moesweep/launch/status.hpp"
 
 #include <fmt/core.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -9,6 +10,9 @@
 #include <unordered_map>
 
 #include "claim.hpp"
+#include "moesweep/core/error.hpp"
+#include "moesweep/core/publish.hpp"
+#include "own_files.hpp"
 #include "process.hpp"
 
 namespace moesweep::launch {
@@ -117,7 +121,7 @@ Standings standings_of(const std::filesystem::path& sweep_folder, const PlanOutl
       const auto known = last.find(trial.id);
       std::optional<Owner> owner;
       if (known != last.end() && known->second.owner != nullptr) {
-        owner = Owner::of_json(*known->second.owner);
+        owner = Owner::of_json(*known->second.owner, "the journal");
       } else {
         const auto folder = trial_folder(sweep_folder, outlined.id);
         owner = owner_of(folder, last_attempt(folder));
@@ -125,8 +129,8 @@ Standings standings_of(const std::filesystem::path& sweep_folder, const PlanOutl
       if (const std::string loss = owner ? lives.loss_of(*owner) : ""; !loss.empty()) {
         trial.status.state = "crashed";
         trial.status.reason =
-            loss + last_collectives(trial_folder(sweep_folder, trial.id),
-                                    known != last.end() ? known->second.attempt : last_attempt(trial_folder(sweep_folder, trial.id)));
+            loss + last_collectives(trial_folder(sweep_folder, trial.id), known != last.end() ? static_cast<int>(known->second.attempt)
+                                                                                              : last_attempt(trial_folder(sweep_folder, trial.id)));
       } else if (known != last.end()) {
         trial.tokens_per_second = known->second.tokens_per_second;
         standings.tokens_per_second += trial.tokens_per_second;
@@ -141,6 +145,35 @@ Standings standings_of(const std::filesystem::path& sweep_folder, const PlanOutl
 }
 
 Standings standings_of(const std::filesystem::path& sweep_folder, const SweepPlan& plan) { return standings_of(sweep_folder, outline_of(plan)); }
+
+void Standings::set_unreadable(const std::string& id, const std::string& why) {
+  for (TrialStanding& trial : trials) {
+    if (trial.id != id) continue;
+    if (const auto count = counts.find(trial.status.state); count != counts.end() && --count->second == 0) counts.erase(count);
+    trial.status.state = "unreadable";
+    trial.status.reason = why;
+    ++counts[trial.status.state];
+  }
+}
+
+void find_unreadable(Standings& standings, const std::filesystem::path& sweep_folder, std::set<std::string>& known) {
+  std::map<std::string, std::string> found;
+  for (const TrialStanding& trial : standings.trials) {
+    if ((trial.status.state != "done" && trial.status.state != "diverged") || known.contains(trial.id)) continue;
+    const auto file = trial_file(sweep_folder, trial.id);
+    std::string why = trouble_with_folder(file.parent_path());
+    std::error_code failure;
+    if (why.empty() && std::filesystem::symlink_status(file, failure).type() == std::filesystem::file_type::not_found) continue;
+    try {
+      if (why.empty()) ::close(open_regular(file));
+    } catch (const Error& error) {
+      why = fmt::format("{}: {}", file.string(), error.message());
+    }
+    if (why.empty()) known.insert(trial.id);
+    else found.emplace(trial.id, std::move(why));
+  }
+  for (const auto& [id, why] : found) standings.set_unreadable(id, why);
+}
 
 std::vector<Failure> Standings::failures() const {
   std::map<std::pair<std::string, std::string>, std::vector<std::string>> groups;
@@ -178,6 +211,7 @@ Json Standings::json() const {
         {"step", status.step}, {"steps", trial.steps},  {"loss", nullptr}};
     if (std::isfinite(status.loss)) entry["loss"] = status.loss;
     if (status.state == "running") entry["tokens_per_second"] = trial.tokens_per_second > 0 ? Json(trial.tokens_per_second) : Json();
+    if (!status.warnings.empty()) entry["warnings"] = status.warnings;
     if (trial.removed) entry["removed"] = true;
     list.push_back(std::move(entry));
   }

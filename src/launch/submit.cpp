@@ -1,12 +1,13 @@
 // See include/moesweep/launch/submit.hpp.
 #include "moesweep/launch/submit.hpp"
 
-#include <fcntl.h>
 #include <fmt/core.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cctype>
 #include <cerrno>
 #include <cmath>
 #include <cstdlib>
@@ -15,6 +16,7 @@
 #include <sstream>
 
 #include "moesweep/core/error.hpp"
+#include "moesweep/core/foreign_json.hpp"
 #include "moesweep/core/log.hpp"
 #include "moesweep/core/publish.hpp"
 #include "moesweep/core/text.hpp"
@@ -26,6 +28,7 @@
 #include "moesweep/plan/array.hpp"
 #include "moesweep/plan/machine.hpp"
 #include "moesweep/plan/scheduler.hpp"
+#include "moesweep/store/journal.hpp"
 #include "script.hpp"
 #include "slurm.hpp"
 
@@ -40,8 +43,7 @@ constexpr std::int64_t kUsualSignalSeconds = 300;
 /// Held for one submit or cancel of a folder at a time; released by closing, so also by death.
 class SubmitLock {
  public:
-  explicit SubmitLock(const fs::path& slurm_folder) : file_(::open((slurm_folder / ".lock").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666)) {
-    if (file_ < 0) throw_io("cannot open", slurm_folder / ".lock", errno);
+  explicit SubmitLock(const fs::path& slurm_folder) : file_(open_to_append(slurm_folder / ".lock")) {
     if (::flock(file_, LOCK_EX | LOCK_NB) == 0) return;
     ::close(file_);
     throw Error(ErrorKind::usage, "another submit or cancel of this folder is at work", slurm_folder.parent_path().string(),
@@ -58,6 +60,7 @@ class SubmitLock {
 /// submissions.jsonl: a line per event.
 ///   submission: token, shards, ranks, time_limit, command_line, jobs [{kind, name, array, script}]
 ///   submitted:  name, job        cancelled: name, job        abandoned: token
+/// What goes from it into a command is checked: names and tokens are plain words, jobs are numbers, scripts lie in DIR/slurm.
 class Records {
  public:
   struct Entry {
@@ -73,13 +76,19 @@ class Records {
 
   explicit Records(const fs::path& sweep_folder) : file_(sweep_folder / "slurm" / "submissions.jsonl") {
     std::error_code none;
-    if (!fs::exists(file_, none)) return;
-    std::istringstream lines(read_text(file_));
-    for (std::string line; std::getline(lines, line);) {
-      // The last line may have been cut by a full disk or a power failure.
-      const Json event = Json::parse(line, nullptr, false);
-      if (event.is_object()) apply(event);
-    }
+    if (fs::symlink_status(file_, none).type() == fs::file_type::not_found) return;
+    // The last line may have been cut by a full disk or a power failure: it has no end, and is not read.
+    store::for_each_line(
+        file_,
+        [&](std::size_t number, std::string_view text) {
+          try {
+            const std::string where = fmt::format("{}:{}", file_.string(), number);
+            apply(parse_json(text, where), where);
+          } catch (const Error& error) {
+            if (!text.empty()) pass_over(number, error.message());
+          }
+        },
+        [&](std::size_t number) { pass_over(number, "it is too long"); });
   }
 
   std::vector<Entry>& entries() { return entries_; }
@@ -105,44 +114,83 @@ class Records {
     Json event = {{"time", utc_now()}, {"event", kind}};
     event.update(fields);
     const std::string line = event.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
-    const int file = ::open(file_.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
-    if (file < 0) throw_io("cannot open", file_, errno);
+    const int file = open_to_append(file_);
     // A line that was cut stays one line of its own.
-    const std::string text = needs_break() ? "\n" + line : line;
+    struct stat status {};
+    char last = '\n';
+    const bool torn = ::fstat(file, &status) == 0 && status.st_size > 0 && ::pread(file, &last, 1, status.st_size - 1) == 1 && last != '\n';
+    const std::string text = torn ? "\n" + line : line;
+    errno = 0;
     const auto written = ::write(file, text.data(), text.size());
     const int code = written == static_cast<ssize_t>(text.size()) && ::fsync(file) == 0 ? 0 : errno == 0 ? ENOSPC : errno;
     ::close(file);
     if (code != 0) throw_io("cannot write", file_, code);
-    apply(event);
+    apply(event, file_.string());
   }
 
  private:
-  bool needs_break() const {
-    std::error_code none;
-    if (!fs::exists(file_, none) || fs::file_size(file_, none) == 0) return false;
-    return read_text(file_).back() != '\n';
+  void pass_over(std::size_t line, const std::string& why) const {
+    log::warning(fmt::format("{}{}: no record of a submission, passed over: {}", file_.string(), line > 0 ? fmt::format(":{}", line) : "", why));
   }
 
-  void apply(const Json& event) {
-    try {
-      const std::string kind = event.at("event");
-      if (kind == "submission") {
-        Entry entry{event.at("token"), event, {}, false};
-        for (const Json& job : event.at("jobs"))
-          entry.jobs.push_back({job.at("kind"), job.at("name"), "", job.at("array"), fs::path(job.at("script").get<std::string>()), "", {}});
-        entries_.push_back(std::move(entry));
-      } else if (kind == "submitted") {
-        for (Entry& entry : entries_)
-          for (SubmittedJob& job : entry.jobs)
-            if (job.name == event.at("name")) job.job = event.at("job");
-      } else if (kind == "cancelled") {
-        cancelled_.insert(event.at("job").get<std::string>());
-      } else if (kind == "abandoned") {
-        for (Entry& entry : entries_)
-          if (entry.token == event.at("token")) entry.abandoned = true;
-      }
-    } catch (const Json::exception&) {
-      log::warning(fmt::format("{}: a line is no record of a submission and is passed over", file_.string()));
+  /// A text of letters, digits and `-_.`, which does not begin with a '-': it is a word of a command, or a part of a name.
+  static std::string word_in(const JsonView& parent, const char* key) {
+    constexpr std::size_t kMostBytes = 255;
+    const JsonView field = parent[key];
+    std::string text = field.text(kMostBytes);
+    const auto is_plain = [](unsigned char c) { return std::isalnum(c) != 0 || c == '-' || c == '_' || c == '.'; };
+    if (text.empty() || text[0] == '-' || !std::ranges::all_of(text, is_plain)) field.refuse("a word of letters, digits and - _ .");
+    return text;
+  }
+
+  static std::string job_in(const JsonView& event) {
+    const JsonView field = event["job"];
+    constexpr std::size_t kMostDigits = 20;
+    std::string text = field.text(kMostDigits);
+    if (text.empty() || text.find_first_not_of("0123456789") != std::string::npos) field.refuse("the number of a job");
+    return text;
+  }
+
+  SubmittedJob submitted_in(const JsonView& job) const {
+    SubmittedJob made;
+    const JsonView kind = job["kind"], array = job["array"];
+    made.kind = kind.text();
+    if (made.kind != "array" && made.kind != "aggregate" && made.kind != "report") kind.refuse("array, aggregate or report");
+    made.name = word_in(job, "name");
+    made.array = array.text();
+    if (made.array.find_first_not_of("0123456789-,:%") != std::string::npos) array.refuse("indices of an array");
+    // The folder may have got another name since: its scripts went with it.
+    const JsonView script = job["script"];
+    const std::string name = fs::path(script.text()).filename().string();
+    if (!name.ends_with(".sbatch") || !(name.starts_with("array") || name == "aggregate.sbatch" || name == "report.sbatch"))
+      script.refuse("array*.sbatch, aggregate.sbatch or report.sbatch");
+    made.script = file_.parent_path() / name;
+    return made;
+  }
+
+  void apply(const Json& json, const std::string& where) {
+    const JsonView event(json, where);
+    const std::string kind = event["event"].text();
+    if (kind == "submission") {
+      constexpr std::int64_t kMost = std::int64_t{1} << 31;
+      for (const char* key : {"shards", "ranks", "signal_seconds"})
+        if (const auto number = event.find(key)) (void)number->integer(0, kMost);
+      for (const char* key : {"time_limit", "time"})
+        if (const auto text = event.find(key)) (void)text->text();
+      Entry entry{word_in(event, "token"), json, {}, false};
+      for (const JsonView& job : event["jobs"].elements()) entry.jobs.push_back(submitted_in(job));
+      entries_.push_back(std::move(entry));
+    } else if (kind == "submitted") {
+      const std::string name = word_in(event, "name"), number = job_in(event);
+      for (Entry& entry : entries_)
+        for (SubmittedJob& job : entry.jobs)
+          if (job.name == name) job.job = number;
+    } else if (kind == "cancelled") {
+      cancelled_.insert(job_in(event));
+    } else if (kind == "abandoned") {
+      const std::string token = word_in(event, "token");
+      for (Entry& entry : entries_)
+        if (entry.token == token) entry.abandoned = true;
     }
   }
 

@@ -193,6 +193,104 @@ TEST(Aggregate, DamagedTrialFileIsNamedOnEveryRank) {
   world.barrier("the test has looked");
 }
 
+/// Aggregates on every rank alike and gives the error; fails the test when there is none.
+Error error_of_aggregate(const comm::Communicator& world, const fs::path& folder) {
+  try {
+    aggregate(world, folder);
+  } catch (const Error& error) {
+    return error;
+  }
+  ADD_FAILURE() << "it was taken";
+  return {ErrorKind::internal, ""};
+}
+
+TEST(Aggregate, TrialFileThatCannotBeReadEndsItByItsNameAndTheEarlierAggregateStays) {
+  const auto world = comm::Communicator::world();
+  const SharedFolder shared(world);
+  const fs::path folder = shared.path() / "sweep";
+  const auto sweep = sweep_of(3);
+  run_sweep(sweep, options_for(folder), fake_runner(shared.path() / "marks"), world);
+  aggregate(world, folder);
+  const std::string before = store::verify(folder / "sweep.h5").digest;
+  const fs::path victim = trial_file(folder, sweep.trials[1].id);
+  world.barrier("aggregated");
+  if (world.rank() == 0) {
+    fs::remove(victim);
+    fs::create_symlink("trial.h5", victim);  // to itself: nobody can open it
+  }
+  world.barrier("it cannot be read");
+  const Error error = error_of_aggregate(world, folder);
+  EXPECT_EQ(error.kind(), ErrorKind::io);
+  EXPECT_NE(std::string(error.what()).find(victim.string()), std::string::npos) << error.what();
+  EXPECT_EQ(store::verify(folder / "sweep.h5").digest, before);
+  world.barrier("the test has looked");
+}
+
+TEST(Aggregate, WarningsOfATrialAreInItsRow) {
+  const auto world = comm::Communicator::world();
+  const SharedFolder shared(world);
+  const fs::path folder = shared.path() / "sweep";
+  const auto sweep = sweep_of(4);  // losses 4 to 7; a uniform guess of 256 tokens has 5.545
+  run_sweep(sweep, options_for(folder), fake_runner(shared.path() / "marks"), world);
+  world.barrier("run");
+  for (const char* round : {"first", "from the earlier one"}) {
+    aggregate(world, folder);
+    std::map<std::string, std::string> warnings;
+    for (const store::SweepRow& row : store::SweepFile(folder / "sweep.h5").rows()) warnings[row.id] = row.warnings;
+    for (std::size_t i = 0; i < 4; ++i) EXPECT_EQ(warnings[sweep.trials[i].id], i < 2 ? "" : "no_better_than_uniform") << round;
+    world.barrier("compared");
+  }
+}
+
+TEST(Aggregate, TextsOfATrialThatAreNoJsonAreNamedOnEveryRank) {
+  const auto world = comm::Communicator::world();
+  const SharedFolder shared(world);
+  const fs::path folder = shared.path() / "sweep";
+  const auto sweep = sweep_of(3);
+  run_sweep(sweep, options_for(folder), fake_runner(shared.path() / "marks"), world);
+  const fs::path victim = trial_file(folder, sweep.trials[1].id);
+  const store::TrialRecord good = store::read_trial(victim);
+  world.barrier("read");
+  const std::string deep = std::string(100000, '[') + std::string(100000, ']');
+  for (const std::string& text : {deep, std::string("{\"a\": \"\xff\"}"), std::string("{"), std::string("[1]")})
+    for (const bool in_config : {false, true}) {
+      if (in_config && text == "[1]") continue;
+      if (world.rank() == 0) {
+        store::TrialRecord record = good;
+        (in_config ? record.config : record.provenance) = text;
+        store::write_trial(victim, record);
+      }
+      world.barrier("written");
+      const Error error = error_of_aggregate(world, folder);
+      EXPECT_EQ(error.kind(), ErrorKind::corrupt) << error.what();
+      EXPECT_NE(std::string(error.what()).find(victim.string()), std::string::npos) << error.what();
+      EXPECT_NE(std::string(error.what()).find(in_config ? "config" : "provenance"), std::string::npos) << error.what();
+      world.barrier("compared");
+    }
+}
+
+TEST(Aggregate, TwoMetricsOfOneLastNameAreNamedWithTheirFile) {
+  const auto world = comm::Communicator::world();
+  const SharedFolder shared(world);
+  const fs::path folder = shared.path() / "sweep";
+  const auto sweep = sweep_of(2);
+  run_sweep(sweep, options_for(folder), fake_runner(shared.path() / "marks"), world);
+  const fs::path victim = trial_file(folder, sweep.trials[1].id);
+  world.barrier("run");
+  if (world.rank() == 0) {
+    store::TrialRecord record = store::read_trial(victim);
+    const std::vector<double> one{1.0};
+    record.arrays.push_back(store::make_array("summary/loss", {1}, one, "1", "", true));
+    store::write_trial(victim, record);
+  }
+  world.barrier("written");
+  const Error error = error_of_aggregate(world, folder);
+  EXPECT_EQ(error.kind(), ErrorKind::corrupt);
+  for (const std::string& named : {victim.string(), std::string("evaluations/loss"), std::string("summary/loss")})
+    EXPECT_NE(std::string(error.what()).find(named), std::string::npos) << error.what();
+  world.barrier("the test has looked");
+}
+
 TEST(Metrics, MeanOfTheLastRowByTheNameAfterTheFolder) {
   store::TrialRecord record;
   const std::vector<double> values{1, 2, 3, 5}, none;

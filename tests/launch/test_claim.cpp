@@ -2,10 +2,12 @@
 #include "launch/claim.hpp"
 
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include <fstream>
 
 #include "fake.hpp"
+#include "launch/own_files.hpp"
 #include "moesweep/core/publish.hpp"
 #include "moesweep/launch/command.hpp"
 
@@ -95,19 +97,116 @@ TEST_F(ClaimsTest, AnotherMachineOfTheSameNameKeepsItsTrial) {
 }
 
 TEST_F(ClaimsTest, ClaimThatCannotBeReadIsSomebodys) {
-  fs::create_directories(trial_folder(folder, id) / "attempt-1" / "claim.json");  // reading a folder is an i/o error for everybody
-  EXPECT_FALSE(owner_of(trial_folder(folder, id), 1));
-  EXPECT_EQ(claims().try_claim(id).result, Claim::Result::taken);
+  const fs::path claim_file = trial_folder(folder, id) / "attempt-1" / "claim.json";
+  fs::create_directories(claim_file);  // reading a folder is an i/o error for everybody
+  std::string why;
+  EXPECT_FALSE(owner_of(trial_folder(folder, id), 1, &why));
+  EXPECT_NE(why.find(claim_file.string()), std::string::npos) << why;
+  const Claim claim = claims().try_claim(id);
+  EXPECT_EQ(claim.result, Claim::Result::unreadable);
+  EXPECT_NE(claim.why.find(claim_file.string()), std::string::npos) << claim.why;
+  EXPECT_TRUE(store::read_journal(folder).events.empty()) << "nothing is written of it";
+  fs::remove(claim_file);
+  ASSERT_EQ(::mkfifo(claim_file.c_str(), 0666), 0);
+  EXPECT_EQ(claims().try_claim(id).result, Claim::Result::unreadable) << "a pipe is not waited for";
 }
 
 TEST_F(ClaimsTest, ClaimThatSaysNothingIsNobodys) {
-  for (const char* text : {"", "{", "[]"}) {
+  const std::string deep = std::string(200, '[') + std::string(200, ']');
+  for (const std::string& text : {std::string(), std::string("{"), std::string("[]"), std::string(R"({"launch": "l", "process": "seven"})"),
+                                  std::string(R"({"launch": "l", "process": 99999999999})"), std::string(R"({"launch": 7})"), deep}) {
     fs::create_directories(trial_folder(folder, id) / "attempt-1");
     publish_text(trial_folder(folder, id) / "attempt-1" / "claim.json", text);
     ASSERT_TRUE(owner_of(trial_folder(folder, id), 1)) << text;
     EXPECT_EQ(owner_of(trial_folder(folder, id), 1)->launch, "") << text;
   }
   EXPECT_EQ(claims().try_claim(id).attempt, 2);
+}
+
+TEST_F(ClaimsTest, AttemptsOfAbsurdNumbersAreNobodys) {
+  const fs::path trial = trial_folder(folder, id);
+  leave_attempt(dead());
+  store::write_trial(trial_file(folder, id), record_of(sweep.trials[0].config));
+  for (const char* name : {"attempt-2147483647", "attempt-999999999999", "attempt--5", "attempt-007", "attempt-3x", "attempt-", "attempt-1000001"})
+    fs::create_directories(trial / name);
+  EXPECT_EQ(last_attempt(trial), 1);
+  const Claim claim = claims().try_claim(id);
+  EXPECT_EQ(claim.result, Claim::Result::ended) << "what is done stays done";
+  EXPECT_EQ(claim.state, "done");
+  EXPECT_TRUE(store::read_journal(folder).problems.empty());
+}
+
+TEST_F(ClaimsTest, AfterTheGreatestNumberThereIsNoFurtherAttempt) {
+  fs::create_directories(trial_folder(folder, id) / "attempt-1000000");
+  const Claim claim = claims().try_claim(id);
+  EXPECT_EQ(claim.result, Claim::Result::unreadable);
+  EXPECT_NE(claim.why.find("attempt-1000000"), std::string::npos) << claim.why;
+}
+
+TEST_F(ClaimsTest, FoldersThatAreLinksAreLeftAlone) {
+  const fs::path elsewhere = folder / "elsewhere", trial = trial_folder(folder, id);
+  fs::create_directories(elsewhere / "attempt-1");
+  publish_text(elsewhere / "attempt-1" / "claim.json", "{}");
+  fs::create_directories(trial.parent_path());
+  fs::create_directory_symlink(elsewhere, trial);
+  Claim claim = claims().try_claim(id);
+  EXPECT_EQ(claim.result, Claim::Result::unreadable);
+  EXPECT_NE(claim.why.find(trial.string() + " is a link"), std::string::npos) << claim.why;
+  fs::remove(trial);
+  fs::create_directories(trial);
+  fs::create_directory_symlink(elsewhere / "attempt-1", trial / "attempt-1");
+  claim = claims().try_claim(id);
+  EXPECT_EQ(claim.result, Claim::Result::unreadable);
+  give_back(trial, 1);
+  EXPECT_TRUE(fs::exists(elsewhere / "attempt-1" / "claim.json")) << "nothing is renamed through a link";
+  EXPECT_EQ(std::distance(fs::directory_iterator(elsewhere), {}), 1) << "and nothing made";
+}
+
+TEST_F(ClaimsTest, AFileInTheWayOfAnAttemptConcernsItsTrialAlone) {
+  fs::create_directories(trial_folder(folder, id));
+  publish_text(trial_folder(folder, id) / "attempt-1", "mine");
+  EXPECT_EQ(claims().try_claim(id).result, Claim::Result::unreadable);
+  EXPECT_EQ(read_text(trial_folder(folder, id) / "attempt-1"), "mine");
+}
+
+TEST_F(ClaimsTest, FilesThatCannotBeReadJustNowAreLeftAlone) {
+  leave_attempt(dead());
+  const auto events = store::read_journal(folder).events.size();
+  for (const char* name : {"trial.h5", "checkpoint.h5"}) {
+    const fs::path file = trial_folder(folder, id) / name;
+    fs::create_symlink(name, file);  // to itself: nobody can open it
+    const Claim claim = claims().try_claim(id);
+    EXPECT_EQ(claim.result, Claim::Result::unreadable) << name;
+    EXPECT_NE(claim.why.find(file.string()), std::string::npos) << claim.why;
+    EXPECT_TRUE(fs::is_symlink(file)) << name;
+    if (name == std::string("trial.h5")) {
+      EXPECT_EQ(store::read_journal(folder).events.size(), events) << "the journal says what it said";
+    }
+    fs::remove(file);
+  }
+  EXPECT_EQ(last_attempt(trial_folder(folder, id)), 1);
+  EXPECT_EQ(claims().try_claim(id).attempt, 2);
+}
+
+TEST_F(ClaimsTest, WhatIsSetAsideReplacesNothing) {
+  const fs::path file = folder / "trial.h5";
+  for (const char* text : {"first", "second", "third"}) {
+    publish_text(file, text);
+    set_aside(file, ".damaged");
+  }
+  EXPECT_EQ(read_text(folder / "trial.h5.damaged"), "first");
+  EXPECT_EQ(read_text(folder / "trial.h5.damaged.2"), "second");
+  EXPECT_EQ(read_text(folder / "trial.h5.damaged.3"), "third");
+  EXPECT_EQ(set_aside(file, ".damaged"), fs::path()) << "there is none any more";
+  fs::create_symlink(folder / "trial.h5.damaged", file);
+  EXPECT_THROW(set_aside(file, ".damaged"), Error);
+  EXPECT_FALSE(remove_own(file));
+  EXPECT_TRUE(fs::is_symlink(file));
+  fs::create_directory_symlink(folder, folder / "link");
+  publish_text(folder / "mine", "mine");
+  EXPECT_THROW(set_aside(folder / "link" / "mine", ".damaged"), Error);
+  EXPECT_FALSE(remove_own(folder / "link" / "mine"));
+  EXPECT_EQ(read_text(folder / "mine"), "mine");
 }
 
 TEST_F(ClaimsTest, ProcessThatNeverWasIsGone) {

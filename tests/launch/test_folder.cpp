@@ -101,6 +101,104 @@ TEST_F(Folder, OtherFoldersAndDamagedPlansAreNamed) {
   }
 }
 
+TEST_F(Folder, EachFieldOfAPlanHasATypeAndARange) {
+  prepare(sweep_of(2));
+  const Json good = Json::parse(read_text(folder / "plan.json"));
+  struct Wrong {
+    const char* pointer;
+    Json value;
+    const char* named;  ///< in the message
+  };
+  const std::vector<Wrong> table{
+      {"/trials/0/id", "../../../../tmp/x", "trials[0].id"},
+      {"/trials/0/id", 7, "trials[0].id"},
+      {"/trials/0/id", "ABCDEF0123456789", "trials[0].id"},
+      {"/trials/1/id", good["trials"][0]["id"], "trials[1].id"},
+      {"/trials", 5, "trials"},
+      {"/trials/0", "x", "id"},
+      {"/trials/0/steps", -1, "trials[0].steps"},
+      {"/trials/0/steps", "many", "trials[0].steps"},
+      {"/trials/0/steps", 1e300, "trials[0].steps"},
+      {"/trials/0/removed", "no", "trials[0].removed"},
+      {"/trials/0/cost/seconds", -1.0, "trials[0].cost.seconds"},
+      {"/trials/0/cost/seconds", "long", "trials[0].cost.seconds"},
+      {"/trials/0/cost/training_tokens", 1.5, "trials[0].cost.training_tokens"},
+      {"/trials/0/cost/ranks", 0, "trials[0].cost.ranks"},
+      {"/trials/0/cost/memory", Json::array(), "trials[0].cost.memory"},
+      {"/trials/0/cost", 3, "trials[0].cost"},
+      {"/trials/0/data_digest", Json::object(), "trials[0].data_digest"},
+      {"/trials/0/earlier_layouts", 3, "trials[0].earlier_layouts"},
+      {"/trials/0/config", 3, "trials[0].config"},
+      {"/trials/0/config/seed", "x", "trials[0].config.seed"},
+      {"/trials/0/config/nothing", 1, "nothing"},
+      {"/name", Json::array(), "name"},
+      {"/resolved", 1, "resolved"},
+      {"/provenance", "me", "provenance"},
+      {"/version", "one", "version"},
+      {"/version", 0, "version"},
+      {"/format", 1, "format"},
+  };
+  for (const Wrong& wrong : table) {
+    Json bad = good;
+    bad[Json::json_pointer(wrong.pointer)] = wrong.value;
+    publish_text(folder / "plan.json", bad.dump());
+    try {
+      read_plan(folder);
+      ADD_FAILURE() << wrong.pointer << " " << wrong.value;
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::corrupt) << wrong.pointer;
+      EXPECT_TRUE(error.where().starts_with((folder / "plan.json").string())) << error.where();
+      EXPECT_NE(error.message().find(wrong.named), std::string::npos) << wrong.pointer << ": " << error.message();
+    }
+  }
+  for (const std::string& text : {std::string("\xff"), std::string(1000, '[') + std::string(1000, ']'), good.dump() + "x"}) {
+    publish_text(folder / "plan.json", text);
+    try {
+      read_outline(folder);
+      ADD_FAILURE() << text;
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::corrupt);
+    }
+  }
+  // The outline, which reads less, refuses what it reads.
+  for (const char* pointer : {"/trials/0/id", "/trials/0/steps", "/trials/0/cost/seconds", "/name"}) {
+    Json bad = good;
+    bad[Json::json_pointer(pointer)] = Json::object();
+    publish_text(folder / "plan.json", bad.dump());
+    EXPECT_THROW(read_outline(folder), Error) << pointer;
+  }
+}
+
+TEST_F(Folder, APlanThatCannotBeReadJustNowIsNoMissingOne) {
+  prepare(sweep_of(1));
+  fs::rename(folder / "plan.json", folder / "kept.json");
+  fs::create_symlink("plan.json", folder / "plan.json");  // to itself: nobody can open it
+  for (const bool prepares : {false, true}) {
+    try {
+      if (prepares) prepare(sweep_of(1));
+      else read_plan(folder);
+      ADD_FAILURE();
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::io);
+      EXPECT_EQ(error.where(), (folder / "plan.json").string()) << error.what();
+    }
+  }
+  EXPECT_TRUE(fs::is_symlink(folder / "plan.json"));
+}
+
+TEST_F(Folder, LocksAreOpenedThroughNoLink) {
+  fs::create_directories(folder);
+  fs::create_symlink(shared.path() / "elsewhere", folder / ".plan.lock");
+  EXPECT_THROW(prepare(sweep_of(1)), Error);
+  EXPECT_FALSE(fs::exists(shared.path() / "elsewhere"));
+}
+
+TEST_F(Folder, OnlyATrialsIdNamesAFolder) {
+  EXPECT_EQ(trial_folder("runs", "0123456789abcdef"), fs::path("runs/trials/01/0123456789abcdef"));
+  for (const char* id : {"", "0", "0123456789abcde", "0123456789abcdef0", "0123456789ABCDEF", "../../../../etc/x", "01234567/9abcdef"})
+    EXPECT_THROW(trial_folder("runs", id), Error) << id;
+}
+
 TEST_F(Folder, NamesStayInTheRunsFolder) {
   EXPECT_EQ(default_folder("scope study"), fs::path("runs/scope study"));
   for (const char* name : {"", ".", "..", "a/b", "/etc", "../x"}) EXPECT_THROW(default_folder(name), Error) << name;

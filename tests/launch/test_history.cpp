@@ -2,6 +2,7 @@
 #include "launch/history.hpp"
 
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include <set>
 
@@ -144,26 +145,55 @@ TEST(Charges, LinesOfEarlierVersionsAreTheLastWord) {
   EXPECT_FALSE(store::fold(story.journal).at("b").final);
 }
 
+/// A trial's id from one digit.
+std::string trial_id(char digit) { return std::string(16, digit); }
+
 TEST(Boards, TellWhatIsNewAndFromWhen) {
   const auto self = comm::Communicator::self();
   const SharedFolder shared(self);
   fs::create_directories(shared.path() / "journal");
   Board first(shared.path(), 0);
-  first.claimed("aa");
-  first.failed("aa");
+  first.claimed(trial_id('a'));
+  first.failed(trial_id('a'));
   Board second(shared.path(), Board::length(shared.path()));
   EXPECT_TRUE(second.new_claims().empty());
   EXPECT_EQ(second.failures(), 0);
-  first.claimed("bb");
-  first.failed("cc");
-  EXPECT_EQ(second.new_claims(), std::vector<std::string>{"bb"});
+  first.claimed(trial_id('b'));
+  first.failed(trial_id('c'));
+  EXPECT_EQ(second.new_claims(), std::vector<std::string>{trial_id('b')});
   EXPECT_TRUE(second.new_claims().empty()) << "told once";
   EXPECT_EQ(second.failures(), 1);
-  std::ofstream(Board::file_of(shared.path()), std::ios::app) << "C dd\nC e";
-  EXPECT_EQ(second.new_claims(), std::vector<std::string>{"dd"}) << "a torn line waits for its end";
-  std::ofstream(Board::file_of(shared.path()), std::ios::app) << "e\n";
-  EXPECT_EQ(second.new_claims(), std::vector<std::string>{"ee"});
+  std::ofstream(Board::file_of(shared.path()), std::ios::app) << "C " << trial_id('d') << "\nC " << trial_id('e').substr(0, 7);
+  EXPECT_EQ(second.new_claims(), std::vector<std::string>{trial_id('d')}) << "a torn line waits for its end";
+  std::ofstream(Board::file_of(shared.path()), std::ios::app) << trial_id('e').substr(7) << "\n";
+  EXPECT_EQ(second.new_claims(), std::vector<std::string>{trial_id('e')});
   EXPECT_EQ(first.failures(), 2);
+}
+
+TEST(Boards, PassOverWhatIsNoLineOfTheirs) {
+  const auto self = comm::Communicator::self();
+  const SharedFolder shared(self);
+  fs::create_directories(shared.path() / "journal");
+  Board board(shared.path(), 0);
+  std::ofstream(Board::file_of(shared.path())) << "C ../../etc\nC\n\nF x\nC" << trial_id('a') << "\n"
+                                               << std::string(1 << 20, 'C') << "\n"
+                                               << "C " << trial_id('b') << "\nF " << trial_id('b') << "\n";
+  EXPECT_EQ(board.new_claims(), std::vector<std::string>{trial_id('b')});
+  EXPECT_EQ(board.failures(), 1);
+}
+
+TEST(Boards, ArePipesAndLinksForNobody) {
+  const auto self = comm::Communicator::self();
+  const SharedFolder shared(self);
+  fs::create_directories(shared.path() / "journal");
+  ASSERT_EQ(::mkfifo(Board::file_of(shared.path()).c_str(), 0666), 0);
+  Board board(shared.path(), 0);
+  board.claimed(trial_id('a'));  // waits for no reader
+  EXPECT_TRUE(board.new_claims().empty());
+  fs::remove(Board::file_of(shared.path()));
+  fs::create_symlink(shared.path() / "elsewhere", Board::file_of(shared.path()));
+  board.claimed(trial_id('a'));
+  EXPECT_FALSE(fs::exists(shared.path() / "elsewhere"));
 }
 
 TEST(Faults, AreReadAndMeantForOneRankOfOneAttempt) {

@@ -2,10 +2,12 @@
 #include "moesweep/launch/run.hpp"
 
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include <atomic>
 
 #include "fake.hpp"
+#include "moesweep/core/hash.hpp"
 #include "moesweep/core/publish.hpp"
 #include "moesweep/launch/retry.hpp"
 #include "moesweep/launch/status.hpp"
@@ -43,7 +45,7 @@ TEST_F(Run, EveryTrialRunsOnceAndIsDone) {
   EXPECT_EQ(seen.size(), 12U);
   for (const auto& [id, lines] : seen) EXPECT_EQ(lines.size(), 1U) << id;
   for (const auto& trial : sweep.trials) {
-    EXPECT_TRUE(store::is_valid_trial(trial_file(folder, trial.id), trial.id));
+    EXPECT_TRUE(store::find_trial(trial_file(folder, trial.id), trial.id).valid());
     EXPECT_TRUE(fs::exists(trial_folder(folder, trial.id) / "log.txt"));
     EXPECT_EQ(train::id_of(spec::load_trial((trial_folder(folder, trial.id) / "config.yaml").string())), trial.id);
   }
@@ -398,9 +400,292 @@ TEST_F(Run, DamagedTrialFileIsMadeAgain) {
   world.barrier("damage done");
   const Outcome again = run(sweep, fake_runner(marks));
   EXPECT_EQ(again.ran, 1);
-  EXPECT_TRUE(store::is_valid_trial(trial_file(folder, sweep.trials[1].id), sweep.trials[1].id));
+  EXPECT_EQ(read_text(trial_file(folder, sweep.trials[1].id).string() + ".damaged"), "torn");
+  EXPECT_TRUE(again.unreadable.empty());
+  EXPECT_TRUE(store::find_trial(trial_file(folder, sweep.trials[1].id), sweep.trials[1].id).valid());
   EXPECT_EQ(states()[sweep.trials[1].id].attempts, 2);
   done_looking();
+}
+
+TEST_F(Run, TrialFileThatCannotBeReadIsLeftAloneAndTheOthersRun) {
+  const auto sweep = sweep_of(4);
+  auto fewer = sweep;
+  fewer.trials.resize(3);
+  run(fewer, fake_runner(marks));
+  const std::string id = sweep.trials[1].id;
+  const fs::path file = trial_file(folder, id), kept = shared.path() / "kept.h5";
+  const auto lines_of = [&] {
+    const auto events = store::read_journal(folder).events;
+    return std::ranges::count_if(events, [&](const Json& event) { return event.value("trial", "") == id; });
+  };
+  const auto lines = lines_of();
+  done_looking();
+  if (world.rank() == 0) {
+    fs::rename(file, kept);
+    fs::create_symlink("trial.h5", file);  // to itself: nobody can open it
+  }
+  world.barrier("it cannot be read");
+  const Outcome outcome = run(sweep, fake_runner(marks));
+  EXPECT_EQ(outcome.ran, 1);
+  EXPECT_EQ(outcome.states, (std::map<std::string, std::int64_t>{{"done", 3}, {"unreadable", 1}}));
+  ASSERT_EQ(outcome.unreadable.size(), 1U) << "on every rank";
+  EXPECT_NE(outcome.unreadable.at(id).find(file.string()), std::string::npos) << outcome.unreadable.at(id);
+  EXPECT_TRUE(fs::is_symlink(file)) << "it is neither replaced nor renamed";
+  EXPECT_EQ(lines_of(), lines) << "the journal says what it said";
+  EXPECT_EQ(run(sweep, fake_runner(marks)).unreadable.size(), 1U) << "with nothing to do too";
+  if (world.rank() == 0) {
+    fs::remove(file);
+    fs::rename(kept, file);
+  }
+  world.barrier("it can be read again");
+  const Outcome after = run(sweep, fake_runner(marks));
+  EXPECT_EQ(after.ran, 0);
+  EXPECT_EQ(after.states, (std::map<std::string, std::int64_t>{{"done", 4}}));
+  done_looking();
+}
+
+TEST_F(Run, CheckpointThatCannotBeReadIsNoDamagedOne) {
+  const auto sweep = sweep_of(3);
+  const fs::path checkpoint = trial_folder(folder, sweep.trials[1].id) / "checkpoint.h5";
+  if (world.rank() == 0) {
+    fs::create_directories(checkpoint.parent_path());
+    fs::create_symlink("checkpoint.h5", checkpoint);
+  }
+  world.barrier("it cannot be read");
+  const Outcome outcome = run(sweep, fake_runner(marks));
+  EXPECT_EQ(outcome.states, (std::map<std::string, std::int64_t>{{"done", 2}, {"unreadable", 1}}));
+  ASSERT_TRUE(outcome.unreadable.contains(sweep.trials[1].id));
+  EXPECT_NE(outcome.unreadable.at(sweep.trials[1].id).find(checkpoint.string()), std::string::npos);
+  EXPECT_TRUE(fs::is_symlink(checkpoint));
+  EXPECT_FALSE(fs::exists(checkpoint.parent_path() / "attempt-1"));
+  done_looking();
+}
+
+TEST_F(Run, CheckpointThatFailsWhileItIsReadLeavesTheTrialOpen) {
+  if (world.size() == 3) GTEST_SKIP() << "gangs of one and of two show it";
+  const auto sweep = sweep_of(2, {world.size()});
+  const auto failing = fake_runner(marks, [](const auto& config, const auto& gang, const auto& options, auto&) {
+    gang.agree(
+        [&] {
+          if (config.seed == 1) throw Error(ErrorKind::io, "cannot read: Stale file handle", (options.folder / "checkpoint.h5").string());
+        },
+        "opening of a checkpoint");
+  });
+  const Outcome outcome = run(sweep, failing);
+  EXPECT_EQ(outcome.states, (std::map<std::string, std::int64_t>{{"done", 1}, {"unreadable", 1}}));
+  const auto status = states()[sweep.trials[0].id];
+  EXPECT_EQ(status.state, "preempted");
+  EXPECT_NE(status.reason.find("Stale file handle"), std::string::npos);
+  EXPECT_TRUE(status.charges.empty());
+  done_looking();
+  EXPECT_EQ(run(sweep, fake_runner(marks)).states, (std::map<std::string, std::int64_t>{{"done", 2}}));
+  done_looking();
+}
+
+TEST_F(Run, InputThatATrialNamesIsTheTrialsOwnFailureAndTheOthersGoOn) {
+  if (world.size() == 3) GTEST_SKIP() << "gangs of one and of two show it";
+  const auto sweep = sweep_of(4, {world.size()});
+  const auto failing = fake_runner(marks, [](const auto& config, const auto& gang, const auto&, auto&) {
+    gang.agree(
+        [&] {
+          if (config.seed == 1) throw Error(ErrorKind::io, "cannot read: No such file or directory", "/elsewhere/runs/init.h5");
+          if (config.seed == 2) throw Error(ErrorKind::data, "it is not there", "/elsewhere/import.h5");
+          if (config.seed == 3) throw Error(ErrorKind::corrupt, "not an HDF5 file", "/elsewhere/replay.h5");
+        },
+        "opening of what the trial names");
+  });
+  EXPECT_EQ(run(sweep, failing).states, (std::map<std::string, std::int64_t>{{"done", 1}, {"failed", 3}}));
+  EXPECT_NE(states()[sweep.trials[0].id].reason.find("/elsewhere/runs/init.h5: "), std::string::npos) << states()[sweep.trials[0].id].reason;
+  EXPECT_NE(states()[sweep.trials[0].id].reason.find("No such file or directory"), std::string::npos);
+  EXPECT_TRUE(states()[sweep.trials[0].id].final);
+  EXPECT_EQ(run(sweep, failing).ran, 0);
+  done_looking();
+}
+
+TEST_F(Run, DiskThatFailsInTheFolderEndsTheLaunchByWhateverPath) {
+  if (world.size() > 1) GTEST_SKIP() << "it ends a world of several ranks";
+  const auto sweep = sweep_of(1);
+  const fs::path link = shared.path() / "link";
+  for (const int way : {0, 1, 2, 3}) {
+    const auto failing = fake_runner(marks, [&](const auto&, const auto&, const auto& options, auto&) {
+      const fs::path file = options.folder / "checkpoint.h5";
+      if (way == 0) throw Error(ErrorKind::io, "cannot write: No space left on device", file.string());
+      if (way == 1) throw Error(ErrorKind::io, "cannot write: No space left on device", (link / "sweep.h5").string());
+      if (way == 2) throw Error(ErrorKind::io, "cannot write: No space left on device");
+      throw fs::filesystem_error("rename", file, std::make_error_code(std::errc::io_error));
+    });
+    if (way == 1) fs::create_directory_symlink(folder, link);
+    try {
+      run(sweep, failing);
+      ADD_FAILURE() << "the launch went on, " << way;
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::io) << way;
+    }
+    EXPECT_TRUE(states()[sweep.trials[0].id].charges.empty()) << way;
+  }
+  EXPECT_EQ(run(sweep, fake_runner(marks)).states, (std::map<std::string, std::int64_t>{{"done", 1}}));
+}
+
+TEST_F(Run, DataThatCannotBeReadJustNowLeavesItsTrialOpen) {
+  if (world.size() > 1) GTEST_SKIP() << "of a gang that does not agree on it the world ends, as for a disk";
+  class BrokenSource final : public data::Source {
+   public:
+    std::int64_t vocabulary() const override { return 2; }
+    std::int64_t domains() const override { return 1; }
+    std::string digest() const override { return "d1"; }
+    double bytes_per_token(std::int64_t) const override { return 1; }
+    data::Batch training(std::int64_t, std::int64_t, std::int64_t, std::int64_t, std::int64_t) const override {
+      throw Error(ErrorKind::io, "cannot read: Stale file handle", "/elsewhere/store/tokens.bin");
+    }
+    data::Batch validation(std::int64_t, std::int64_t) const override { return {}; }
+    std::int64_t validation_sequences(std::int64_t) const override { return 0; }
+  };
+  const auto sweep = sweep_of(3);
+  Runner runner = fake_runner(marks);
+  runner.open_data = [](const data::DataConfig&) { return std::make_unique<BrokenSource>(); };
+  runner.run_trial = [](const train::TrialConfig& config, const data::Source& source, const comm::Communicator&, const train::RunOptions&) {
+    if (config.seed == 2) (void)source.training(1, 1, 1, 0, 1);
+    return record_of(config);
+  };
+  const Outcome outcome = run(sweep, runner);
+  EXPECT_EQ(outcome.states, (std::map<std::string, std::int64_t>{{"done", 2}, {"unreadable", 1}}));
+  EXPECT_TRUE(states()[sweep.trials[1].id].charges.empty());
+  EXPECT_EQ(run(sweep, fake_runner(marks)).states, (std::map<std::string, std::int64_t>{{"done", 3}}));
+}
+
+TEST_F(Run, JournalTellsOfThePublishedFileAndOfWarnings) {
+  const auto sweep = sweep_of(4);  // losses 4 to 7; a uniform guess of 256 tokens has 5.545
+  run(sweep, fake_runner(marks));
+  const auto known = states();
+  const auto standings = standings_of(folder, read_plan(folder));
+  for (std::size_t i = 0; i < 4; ++i) {
+    const std::string& id = sweep.trials[i].id;
+    const auto bytes = read_text(trial_file(folder, id));
+    EXPECT_EQ(known.at(id).published.sha256, sha256_hex(bytes));
+    EXPECT_EQ(known.at(id).published.bytes, static_cast<std::int64_t>(bytes.size()));
+    EXPECT_EQ(known.at(id).warnings, i < 2 ? std::vector<std::string>{} : std::vector<std::string>{"no_better_than_uniform"}) << i;
+    EXPECT_EQ(standings.trials[i].status.warnings, known.at(id).warnings);
+  }
+  done_looking();
+}
+
+TEST_F(Run, FileWhoseWriterDiedBeforeTheJournalIsToldWithItsDigestAndWarnings) {
+  const auto sweep = sweep_of(4);
+  run(sweep, fake_runner(marks));
+  done_looking();
+  if (world.rank() == 0)
+    for (const auto& entry : fs::directory_iterator(folder / "journal"))
+      if (entry.path().extension() == ".jsonl") fs::remove(entry.path());
+  world.barrier("as if no line had been written");
+  EXPECT_EQ(run(sweep, fake_runner(marks)).ran, 0);
+  const auto status = states().at(sweep.trials[3].id);
+  EXPECT_EQ(status.state, "done");
+  EXPECT_EQ(status.published.sha256, sha256_hex(read_text(trial_file(folder, sweep.trials[3].id))));
+  EXPECT_EQ(status.warnings, std::vector<std::string>{"no_better_than_uniform"});
+  EXPECT_DOUBLE_EQ(status.loss, 7.0);
+  done_looking();
+}
+
+TEST_F(Run, JournalOfOthersIsWarnedOfAndStopsNothing) {
+  const auto sweep = sweep_of(2);
+  if (world.rank() == 0) {
+    fs::create_directories(folder / "journal");
+    std::ofstream foreign(folder / "journal" / "foreign.jsonl");
+    for (const auto& trial : sweep.trials)
+      foreign << Json{{"event", "started"}, {"trial", trial.id}, {"attempt", 1}, {"owner", {{"process", "x"}}}}.dump() << "\n"
+              << Json{{"event", "ended"}, {"trial", trial.id}, {"attempt", 2147483648}, {"state", "preempted"}}.dump() << "\n";
+    foreign.close();
+    ASSERT_EQ(::mkfifo((folder / "journal" / "pipe.jsonl").c_str(), 0666), 0);
+  }
+  world.barrier("foreign lines");
+  EXPECT_EQ(run(sweep, fake_runner(marks)).states, (std::map<std::string, std::int64_t>{{"done", 2}}));
+  EXPECT_EQ(store::read_journal(folder).problems.size(), 5U);
+  done_looking();
+}
+
+TEST_F(Run, TwoMetricsOfOneNameAreTheTrialsOwnFailure) {
+  const auto sweep = sweep_of(2);
+  const Outcome outcome = run(sweep, fake_runner(marks, [](const auto& config, const auto&, const auto&, auto& record) {
+                                const std::vector<double> one{1.0};
+                                if (config.seed == 1) record.arrays.push_back(store::make_array("summary/loss", {1}, one, "1", "", true));
+                              }));
+  EXPECT_EQ(outcome.states, (std::map<std::string, std::int64_t>{{"done", 1}, {"failed", 1}}));
+  const std::string reason = states()[sweep.trials[0].id].reason;
+  EXPECT_NE(reason.find("evaluations/loss"), std::string::npos) << reason;
+  EXPECT_NE(reason.find("summary/loss"), std::string::npos) << reason;
+  done_looking();
+}
+
+TEST_F(Run, NothingInATrialsFolderIsTouchedThroughALink) {
+  const auto sweep = sweep_of(2);
+  const fs::path elsewhere = shared.path() / "elsewhere", trial = trial_folder(folder, sweep.trials[0].id);
+  if (world.rank() == 0) {
+    fs::create_directories(elsewhere);
+    publish_text(elsewhere / ".trial.h5.node.17.0.tmp", "precious");
+    publish_text(elsewhere / "checkpoint.h5", "precious");
+    fs::create_directories(trial.parent_path());
+    fs::create_directory_symlink(elsewhere, trial);
+  }
+  world.barrier("a link in place of a folder");
+  const Outcome outcome = run(sweep, fake_runner(marks));
+  EXPECT_EQ(outcome.states, (std::map<std::string, std::int64_t>{{"done", 1}, {"unreadable", 1}}));
+  EXPECT_EQ(std::distance(fs::directory_iterator(elsewhere), {}), 2);
+  EXPECT_EQ(read_text(elsewhere / "checkpoint.h5"), "precious");
+  done_looking();
+}
+
+TEST_F(Run, LogThatIsAPipeIsNotWaitedFor) {
+  const auto sweep = sweep_of(1);
+  const fs::path trial = trial_folder(folder, sweep.trials[0].id);
+  if (world.rank() == 0) {
+    fs::create_directories(trial);
+    ASSERT_EQ(::mkfifo((trial / "log.txt").c_str(), 0666), 0);
+  }
+  world.barrier("a pipe in place of a log");
+  EXPECT_EQ(run(sweep, fake_runner(marks)).states, (std::map<std::string, std::int64_t>{{"done", 1}}));
+  EXPECT_TRUE(fs::is_fifo(trial / "log.txt"));
+  done_looking();
+}
+
+TEST_F(Run, RetryKeepsEarlierFilesAndFollowsNoLink) {
+  if (world.size() > 1) GTEST_SKIP() << "one rank shows it";
+  const auto sweep = sweep_of(2);
+  const auto diverging = fake_runner(marks, [](const auto&, const auto&, const auto&, auto& record) { record.state = "diverged"; });
+  run(sweep, diverging);
+  const fs::path file = trial_file(folder, sweep.trials[0].id), other = trial_file(folder, sweep.trials[1].id);
+  publish_text(file.string() + ".retried", "of an earlier retry");
+  const fs::path elsewhere = shared.path() / "elsewhere.h5";
+  fs::rename(other, elsewhere);
+  fs::create_symlink(elsewhere, other);
+  EXPECT_THROW(retry_trials(folder, {"diverged"}), Error) << "one of them is a link";
+  EXPECT_EQ(read_text(file.string() + ".retried"), "of an earlier retry");
+  EXPECT_TRUE(fs::exists(file.string() + ".retried.2")) << "the other is forgiven all the same";
+  EXPECT_EQ(states()[sweep.trials[0].id].state, "pending");
+  EXPECT_EQ(states()[sweep.trials[1].id].state, "diverged");
+  EXPECT_TRUE(fs::is_symlink(other) && fs::exists(elsewhere));
+}
+
+TEST_F(Run, RetryLeavesTheFolderForNoId) {
+  if (world.size() > 1) GTEST_SKIP() << "one rank shows it";
+  const auto sweep = sweep_of(1);
+  run(sweep, fake_runner(marks, [](const auto&, const auto&, const auto&, auto& record) { record.state = "diverged"; }));
+  const fs::path outside = shared.path() / "x";
+  fs::create_directories(outside);
+  publish_text(outside / "trial.h5", "precious");
+  const std::string id = "../../../x";
+  Json plan = Json::parse(read_text(folder / "plan.json"));
+  plan["trials"][0]["id"] = id;
+  publish_text(folder / "plan.json", plan.dump());
+  fs::create_directories(folder / "trials" / "..");
+  store::JournalWriter(folder, "l", "w").write("ended", {{"trial", id}, {"attempt", 1}, {"state", "diverged"}});
+  try {
+    retry_trials(folder, {"diverged"});
+    ADD_FAILURE() << "such an id was taken";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::corrupt);
+    EXPECT_NE(error.message().find("trials[0].id"), std::string::npos) << error.message();
+  }
+  EXPECT_EQ(read_text(outside / "trial.h5"), "precious");
 }
 
 TEST_F(Run, StopPreemptsAndTheNextLaunchGoesOn) {

@@ -2,6 +2,10 @@
 #include "moesweep/launch/status.hpp"
 
 #include <gtest/gtest.h>
+#include <sys/stat.h>
+
+#include <fstream>
+#include <set>
 
 #include "fake.hpp"
 #include "launch/process.hpp"
@@ -20,10 +24,17 @@ class Status : public ::testing::Test {
   store::JournalWriter journal{folder, "launch", "r0"};
   PlanOutline plan{"made", {}};
 
+  /// A trial's id from one digit.
+  static std::string id_of(const std::string& digit) {
+    std::string id;
+    for (int i = 0; i < 16; ++i) id += digit;
+    return id;
+  }
+
   /// A trial of 100 steps and 1,000 tokens that the plan gives 10 s: 100 tokens/s.
-  void trial(const std::string& id) { plan.trials.push_back({id, 100, 1000, 10.0, false}); }
+  void trial(const std::string& id) { plan.trials.push_back({id_of(id), 100, 1000, 10.0, false}); }
   void write(const std::string& event, const std::string& id, int attempt, const Json& fields) {
-    Json all = {{"trial", id}, {"attempt", attempt}};
+    Json all = {{"trial", id_of(id)}, {"attempt", attempt}};
     all.update(fields);
     journal.write(event, all);
   }
@@ -105,9 +116,66 @@ TEST_F(Status, FailuresGroupByReasonTheMostFrequentFirst) {
   const auto failures = standings.failures();
   ASSERT_EQ(failures.size(), 3U);
   EXPECT_EQ(failures[0].reason, "the gate fell off");
-  EXPECT_EQ(failures[0].trials, (std::vector<std::string>{"a", "c"}));
+  EXPECT_EQ(failures[0].trials, (std::vector<std::string>{id_of("a"), id_of("c")}));
   EXPECT_TRUE(standings.all_ended());
   EXPECT_EQ(standings.json()["failures"][0]["count"], 2);
+}
+
+TEST_F(Status, ALineThatIsWrongCostsNoOtherTrialItsState) {
+  trial("a");
+  trial("b");
+  started("a", 1);
+  ended("a", 1, "done", "", 20.0);
+  started("b", 1, -1);
+  std::ofstream foreign(folder / "journal" / "other.jsonl");
+  foreign << R"({"event":"started","trial":")" << id_of("b") << R"(","attempt":2,"owner":{"process":"x"}})"
+          << "\n"
+          << R"({"event":"ended","trial":")" << id_of("a") << R"(","attempt":4294967297,"state":"preempted"})"
+          << "\n"
+          << R"({"event":"ended","trial":"../../../../etc","attempt":1,"state":"failed"})"
+          << "\n";
+  foreign.close();
+  const Standings standings = standings_of(folder, plan);
+  EXPECT_EQ(standings.trials[0].status.state, "done");
+  EXPECT_EQ(standings.trials[1].status.state, "crashed");
+  EXPECT_EQ(standings.problems.size(), 3U);
+}
+
+TEST_F(Status, ACollectiveFileThatIsAPipeIsNotWaitedFor) {
+  trial("a");
+  started("a", 1, -1);
+  const fs::path attempt = trial_folder(folder, id_of("a")) / "attempt-1";
+  fs::create_directories(attempt);
+  ASSERT_EQ(::mkfifo((attempt / "collective-0").c_str(), 0666), 0);
+  EXPECT_EQ(standings_of(folder, plan).trials[0].status.state, "crashed");
+}
+
+TEST_F(Status, AFileThatCannotBeOpenedIsUnreadableAndAMissingOneIsNot) {
+  for (const char* digit : {"a", "b", "c", "d"}) {
+    trial(digit);
+    started(digit, 1);
+    ended(digit, 1, digit == std::string("d") ? "failed" : "done", "", 1.0);
+  }
+  const auto file = [&](const char* digit) { return trial_file(folder, id_of(digit)); };
+  for (const char* digit : {"a", "b"}) fs::create_directories(file(digit).parent_path());
+  std::ofstream(file("a")) << "whatever is in it";
+  fs::create_symlink("trial.h5", file("b"));  // to itself: nobody can open it
+  Standings standings = standings_of(folder, plan);
+  std::set<std::string> known;
+  find_unreadable(standings, folder, known);
+  EXPECT_EQ(standings.counts, (std::map<std::string, std::int64_t>{{"done", 2}, {"failed", 1}, {"unreadable", 1}}));
+  EXPECT_EQ(standings.trials[1].status.state, "unreadable");
+  EXPECT_NE(standings.trials[1].status.reason.find(file("b").string()), std::string::npos) << standings.trials[1].status.reason;
+  EXPECT_EQ(known, std::set<std::string>{id_of("a")});
+  EXPECT_TRUE(any_failed(standings.counts));
+}
+
+TEST_F(Status, WarningsAreShownWithTheirTrial) {
+  trial("a");
+  write("ended", "a", 1, {{"state", "done"}, {"seconds", 1.0}, {"warnings", {"no_better_than_uniform"}}});
+  const Standings standings = standings_of(folder, plan);
+  EXPECT_EQ(standings.trials[0].status.warnings, std::vector<std::string>{"no_better_than_uniform"});
+  EXPECT_EQ(standings.json()["trials"][0]["warnings"], Json({"no_better_than_uniform"}));
 }
 
 }  // namespace

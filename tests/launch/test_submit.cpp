@@ -1,5 +1,6 @@
 // Job scripts: quoting that no letter gets through, text, and what Slurm's answers mean.
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cstdlib>
@@ -215,6 +216,42 @@ TEST(Queue, BusyIsToldFromRefused) {
        {"sbatch: error: invalid partition specified: x", "sbatch: error: Batch job submission failed: Requested node configuration is not available",
         "sbatch: error: Batch job submission failed: Invalid account or account/partition combination specified", ""})
     EXPECT_FALSE(is_busy(words)) << words;
+}
+
+/// Records of submissions that somebody else wrote into a sweep folder: what of them reaches squeue.
+TEST_F(Script, RecordsOfSubmissionsThatAreNoneReachNoCommand) {
+  const fs::path place = folder_ / "sweep" / "slurm", programs = folder_ / "bin";
+  fs::create_directories(place);
+  fs::create_directories(programs);
+  std::ofstream(programs / "squeue") << "#!/bin/sh\nprintf '%s\\n' \"$@\" >> " << (folder_ / "asked").string() << "\n";
+  fs::permissions(programs / "squeue", fs::perms::owner_all);
+  const std::string path = std::getenv("PATH");
+  ::setenv("PATH", (programs.string() + ":" + path).c_str(), 1);
+  const auto line = [](const std::string& name, const std::string& script, const std::string& kind = "array") {
+    return R"({"event":"submission","token":"0a1b2c3d","jobs":[{"kind":")" + kind + R"(","name":")" + name + R"(","array":"0-3","script":")" +
+           script + "\"}]}\n";
+  };
+  std::ofstream(place / "submissions.jsonl") << line("moesweep-good-1", "/old/place/slurm/array.sbatch") << line("--all,x", "/x/array.sbatch")
+                                             << line("a b", "/x/array.sbatch") << line("moesweep-bad-2", "/etc/passwd")
+                                             << line("moesweep-bad-3", "/x/array.sbatch", "other") << "[1]\n{\"event\":7}\n"
+                                             << R"({"event":"submitted","name":"moesweep-good-1","job":"--me"})"
+                                             << "\n"
+                                             << R"({"event":"submission","token":[],"jobs":[]})"
+                                             << "\n"
+                                             << std::string(200, '[') << std::string(200, ']') << "\n"
+                                             << R"({"event":"submission","token":"x","jobs":[)";
+  const auto entries = queue_of(folder_ / "sweep", 20);
+  ::setenv("PATH", path.c_str(), 1);
+  ASSERT_TRUE(entries);
+  std::ifstream asked(folder_ / "asked");
+  std::string names, word;
+  while (std::getline(asked, word))
+    if (word.starts_with("--name=")) names = word;
+  EXPECT_EQ(names, "--name=moesweep-good-1");
+  // A pipe is not waited for.
+  fs::remove(place / "submissions.jsonl");
+  ASSERT_EQ(::mkfifo((place / "submissions.jsonl").c_str(), 0666), 0);
+  EXPECT_THROW(queue_of(folder_ / "sweep", 20), Error);
 }
 
 TEST(Command, TellsHowItEnded) {

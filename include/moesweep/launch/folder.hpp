@@ -12,8 +12,9 @@
 
 namespace moesweep::launch {
 
-std::filesystem::path trial_folder(const std::filesystem::path& sweep_folder, const std::string& id);  ///< DIR/trials/3f/3fa1c2...
-std::filesystem::path trial_file(const std::filesystem::path& sweep_folder, const std::string& id);    ///< its trial.h5
+/// DIR/trials/3f/3fa1c2...; an `internal` error when the id is none (`is_trial_id`): what comes from files is checked before.
+std::filesystem::path trial_folder(const std::filesystem::path& sweep_folder, const std::string& id);
+std::filesystem::path trial_file(const std::filesystem::path& sweep_folder, const std::string& id);  ///< its trial.h5
 /// `runs/NAME` for a sweep's name; a `config` error when the name would leave the folder or is empty.
 std::filesystem::path default_folder(const std::string& sweep_name);
 
@@ -36,8 +37,10 @@ struct SweepPlan {
   Json json() const;
 };
 
+/// A `corrupt` error names the path inside of what has a wrong type or range.
 SweepPlan plan_of_json(const Json& json);
-/// An `io` error with a hint when the folder holds no plan.json, `corrupt` when it cannot be read.
+/// An `io` error when the folder holds no plan.json (with a hint) or it cannot be read just now, `corrupt` with the file and the path inside when
+/// something in it has a wrong type or range.
 SweepPlan read_plan(const std::filesystem::path& sweep_folder);
 
 /// What `status` needs of a plan, which is much less to read.

@@ -67,6 +67,9 @@ struct Outcome {
   bool stopped = false;                        ///< asked to stop, or out of time, before everything was done
   bool gave_up = false;                        ///< too many trials failed (Limits::max_failures, fail_fast)
   Dispatch dispatch;                           ///< all ranks
+  /// Trials that were left alone since a file of theirs cannot be read just now: by id, the file and what is wrong. The same on every rank. They
+  /// count as `unreadable` in `states`.
+  std::map<std::string, std::string> unreadable;
 };
 
 /// At most so many bytes of private memory for this process from now on (RLIMIT_DATA): a trial that wants more ends as `out_of_memory`. An `io` error
@@ -75,8 +78,10 @@ void limit_memory(double bytes);
 
 /// Collective over `world`. Every rank gives the same sweep and options. Trials that the sweep's
 /// selection passes over are planned, not run or counted. Trials run in the gang layout that the folder's plan has for them. What
-/// happens to a trial is in the journal; a failure of the launch itself (folder not writable, another data digest) throws on every rank before the
-/// first trial starts. Later, a failure that other ranks cannot be told of ends the world (`comm::abort_world`); in a world of one rank it throws.
+/// happens to a trial is in the journal. A trial of which a file cannot be read just now (trial.h5, a claim, a checkpoint, its data) is left alone:
+/// neither run nor changed, and the others run. A failure of the launch itself (folder not writable, another data digest) throws on every rank before
+/// the first trial starts. Later, a failure that other ranks cannot be told of ends the world (`comm::abort_world`); in a world of one rank it
+/// throws.
 Outcome run_sweep(const spec::Sweep& sweep, const RunOptions& options, const Runner& runner, const comm::Communicator& world);
 
 /// Collective over `gang`: one trial by itself into `folder` (config.yaml, log.txt, trial.h5, checkpoint.h5). Gives its record, on every rank.

@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -42,8 +43,14 @@ struct Standings {
   std::vector<const TrialStanding*> slowest(std::size_t most) const;
   /// True when no trial waits, runs, or would run again.
   bool all_ended() const;
+  /// Gives the trial the state `unreadable`, and `why` as its reason, which names the file.
+  void set_unreadable(const std::string& id, const std::string& why);
   Json json() const;
 };
+
+/// Opens, without reading them, the files of trials that the journal calls done or diverged, and sets those that cannot be opened just now
+/// `unreadable`. A file that is not there is left to `run`. Trials in `known` are not looked at; those that are well are added to it.
+void find_unreadable(Standings& standings, const std::filesystem::path& sweep_folder, std::set<std::string>& known);
 
 /// As the journal tells it; a trial whose running attempt has lost its process is `crashed`. A removed trial that never started is left out.
 /// Reads plan and journal alone, whatever the number of trials.
