@@ -211,8 +211,7 @@ std::size_t check_digests(const fs::path& given_store, std::span<const ListedFil
     const auto found = known.find(listed.name);
     if (found == known.end() || found->second.sha256 != listed.sha256 || found->second.state != listed.file->state()) return false;
     // All ranks of a launch on this machine, and all sources of a process, share one check.
-    return rules.check == DigestCheck::cached ||
-           (!boot_id().empty() && found->second.boot == boot_id() && found->second.checked >= kProgramStart);
+    return rules.check == DigestCheck::cached || (!boot_id().empty() && found->second.boot == boot_id() && found->second.checked >= kProgramStart);
   };
   const auto unknown = [&] {
     if (!cache.empty()) known = read_cache(cache);

@@ -165,7 +165,10 @@ Manifest parse_manifest(const std::string& text, const std::filesystem::path& st
     if (const auto format = root["format"].text(), version = std::to_string(root["version"].integer(0, kMostSize));
         format != kFormat || version != std::to_string(kVersion))
       throw Error(ErrorKind::data, fmt::format("is {} version {}, this program reads {} version {}", format, version, kFormat, kVersion), where);
-    Manifest manifest{.store = store, .digest = sha256_hex(text), .hint = hint};
+    Manifest manifest;
+    manifest.store = store;
+    manifest.digest = sha256_hex(text);
+    manifest.hint = hint;
     manifest.domains = root["domains"].texts();
     if (manifest.domains.empty() || std::set(manifest.domains.begin(), manifest.domains.end()).size() != manifest.domains.size())
       root["domains"].refuse("names of domains, each once");
@@ -200,8 +203,7 @@ Manifest read_manifest(const DataConfig& config) {
   const auto status = std::filesystem::status(path, failure);
   if (!std::filesystem::exists(status) && failure && failure != std::errc::no_such_file_or_directory && failure != std::errc::not_a_directory)
     throw_io("cannot read", path, failure.value());
-  if (!std::filesystem::is_regular_file(status))
-    throw Error(ErrorKind::data, "there is no token store here", store.string(), build_hint(config));
+  if (!std::filesystem::is_regular_file(status)) throw Error(ErrorKind::data, "there is no token store here", store.string(), build_hint(config));
   const auto bytes = std::filesystem::file_size(path, failure);
   if (!failure && bytes > kMostManifestBytes)
     throw Error(ErrorKind::corrupt, fmt::format("has {} bytes, and a manifest has at most {}", bytes, kMostManifestBytes), path.string(),

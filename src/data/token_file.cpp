@@ -79,7 +79,7 @@ Layout read_npy_header(const RegularFile& file) {
       std::string_view(end, static_cast<std::size_t>(shape.data() + shape.size() - end)).substr(0, 2) != ",)")
     fail(file.path(), "is no one-dimensional .npy array");
   if (kind.size() != 3 || (kind[0] != '<' && kind[0] != '|') || (kind[1] != 'u' && kind[1] != 'i'))
-    fail(file.path(), fmt::format("holds {} and not little-endian integers", kind));
+    fail(file.path(), fmt::format("holds {} and not little-endian integers", kind.substr(0, 8)));
   layout.type = kind[1] + std::to_string((kind[2] - '0') * 8);
   return layout;
 }
@@ -106,9 +106,8 @@ Layout read_megatron_index(const std::filesystem::path& binary) {
     default: fail(path, fmt::format("names element type {}, which is no integer type that is read", code));
   }
   const auto sequences = value_at<std::int64_t>(start, 18), documents = value_at<std::int64_t>(start, 26);
-  const auto needed = checked_in(path, [&] {
-    return checked_sum(std::ssize(start), checked_sum(checked_product(sequences, 12), checked_product(documents, 8)));
-  });
+  const auto needed =
+      checked_in(path, [&] { return checked_sum(std::ssize(start), checked_sum(checked_product(sequences, 12), checked_product(documents, 8))); });
   if (index.bytes() < needed) fail(path, fmt::format("is cut short: it has {} bytes, its header says {}", index.bytes(), needed));
   constexpr std::int64_t kPart = 16384;  // lengths that are read at once
   std::vector<std::int32_t> lengths(static_cast<std::size_t>(std::min(sequences, kPart)));
