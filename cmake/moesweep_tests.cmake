@@ -9,7 +9,8 @@ endif()
 find_program(MPIRUN_PROGRAM NAMES mpirun REQUIRED)
 set(MOESWEEP_TEST_ENVIRONMENT "OMP_NUM_THREADS=1;OMPI_MCA_btl_vader_single_copy_mechanism=none;OMPI_MCA_rmaps_base_oversubscribe=1;OMPI_MCA_mpi_yield_when_idle=1"
   "MOESWEEP_SOURCE_DIR=${CMAKE_SOURCE_DIR}" "MOESWEEP_BINARY_DIR=${CMAKE_BINARY_DIR}"
-  "XDG_CONFIG_HOME=${CMAKE_BINARY_DIR}/no_config")  # no calibration of this machine in expected times
+  "XDG_CONFIG_HOME=${CMAKE_BINARY_DIR}/no_config"  # no calibration of this machine in expected times
+  "XDG_CACHE_HOME=${CMAKE_BINARY_DIR}/cache")      # what is remembered of token stores stays out of the home folder
 if(MOESWEEP_SANITIZE)
   list(APPEND MOESWEEP_TEST_ENVIRONMENT "ASAN_OPTIONS=detect_leaks=0")
 endif()

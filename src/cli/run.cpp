@@ -20,9 +20,17 @@ namespace moesweep::cli {
 
 namespace {
 
+void add_verify_data(CLI::App& sub, bool& verify_data) {
+  sub.add_flag("--verify-data", verify_data,
+               "digest all token files again; otherwise only those that this machine has not seen, or that have another size, inode or time");
+}
+
+data::DigestCheck check_of(bool verify_data) { return verify_data ? data::DigestCheck::always : data::DigestCheck::cached; }
+
 /// The real thing: train's run_trial, with the process prepared before the first.
-launch::Runner trainer() {
+launch::Runner trainer(data::DigestCheck check) {
   launch::Runner runner;
+  runner.open_data = [check](const data::DataConfig& config) { return data::open_source(config, check); };
   runner.libraries = {{"hdf5", MOESWEEP_HDF5_VERSION}, {"libtorch", MOESWEEP_TORCH_VERSION}};
   runner.run_trial = [](const train::TrialConfig& config, const data::Source& source, const comm::Communicator& gang,
                         const train::RunOptions& options) {
@@ -64,6 +72,7 @@ void add_run(CLI::App& app, Invocation& invocation) {
     spec::Selection selection;
     LimitOptions limits;
     double progress_seconds = launch::RunOptions().progress_seconds;
+    bool verify_data = false;
   };
   auto options = std::make_shared<Options>();
   CLI::App* sub = subcommand(app, "run",
@@ -78,6 +87,7 @@ void add_run(CLI::App& app, Invocation& invocation) {
   sub->add_option("--shard", options->shard, "i/n: first the i-th of n parts, i from 0; then what nobody has claimed");
   sub->add_option("--progress-seconds", options->progress_seconds, "a running trial tells the journal its step, loss and tokens/s so often (30)")
       ->check(CLI::Range(0.0, 1e9));
+  add_verify_data(*sub, options->verify_data);
   add_limits(*sub, options->limits);
   sub->callback([options, &invocation] {
     const plan::Shard shard = plan::parse_shard(options->shard);
@@ -99,7 +109,7 @@ void add_run(CLI::App& app, Invocation& invocation) {
       run.layout_given = std::ranges::any_of(options->overrides, names_layout);
       run.command_line = invocation.command_line;
       run.stop = &signals.flag();
-      const launch::Outcome outcome = launch::run_sweep(sweep, run, trainer(), world);
+      const launch::Outcome outcome = launch::run_sweep(sweep, run, trainer(check_of(options->verify_data)), world);
       if (world.rank() == 0) {
         print(fmt::format("{}: {}\n", run.folder.string(), in_words(outcome.states)));
         if (outcome.gave_up) log::warning("too many trials failed: none is started any more (--max-failures, --fail-fast)");
@@ -119,6 +129,7 @@ void add_train(CLI::App& app, Invocation& invocation) {
     std::string trial, router, out;
     std::vector<std::string> overrides;
     LimitOptions limits;
+    bool verify_data = false;
   };
   auto options = std::make_shared<Options>();
   CLI::App* sub = subcommand(app, "train", "Train one trial on all ranks of this world. A trial's own config.yaml reproduces it.",
@@ -127,6 +138,7 @@ void add_train(CLI::App& app, Invocation& invocation) {
   sub->add_option("OVERRIDE", options->overrides, "key=value");
   sub->add_option("--router", options->router, "a preset (`moesweep routers` lists them), before the overrides");
   sub->add_option("--out", options->out, "folder of its files (default: runs/train-ID)");
+  add_verify_data(*sub, options->verify_data);
   add_limits(*sub, options->limits, /*one_trial=*/true);
   sub->callback([options, &invocation] {
     invocation.exit_code = with_mpi([&](const comm::Communicator& world) {
@@ -162,7 +174,7 @@ void add_train(CLI::App& app, Invocation& invocation) {
       // Ranks look at the file at different times: it is there when all of them saw it.
       there = world.minimum(there ? 1 : 0, "look for a finished trial") != 0;
       store::TrialRecord record;
-      if (!there) record = launch::run_single(config, folder, run, trainer(), world);
+      if (!there) record = launch::run_single(config, folder, run, trainer(check_of(options->verify_data)), world);
       if (world.rank() == 0) {
         if (there) {
           log::info(fmt::format("nothing to do: {} holds this trial", file.string()));

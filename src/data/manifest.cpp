@@ -4,14 +4,16 @@
 #include <fmt/core.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdlib>
+#include <set>
 #include <string_view>
 #include <utility>
 
 #include "moesweep/core/error.hpp"
+#include "moesweep/core/foreign_json.hpp"
 #include "moesweep/core/hash.hpp"
-#include "moesweep/core/json.hpp"
 #include "moesweep/core/publish.hpp"
 #include "moesweep/data/source.hpp"
 
@@ -22,11 +24,20 @@ namespace {
 constexpr std::string_view kFormat = "moesweep-tokens";
 constexpr int kVersion = 1;
 
+constexpr std::size_t kMostManifestBytes = std::size_t{1} << 24;
+constexpr std::size_t kMostNameBytes = 4096;
+constexpr std::int64_t kMostSize = std::int64_t{1} << 56;  ///< of tokens and bytes
+constexpr std::int64_t kLeastVocabulary = 2, kMostVocabulary = 4194304;
+
 template <class Value, std::size_t N>
-Value by_name(const std::array<std::pair<std::string_view, Value>, N>& names, const std::string& name) {
-  for (const auto& [known, value] : names)
+Value by_name(const std::array<std::pair<std::string_view, Value>, N>& names, const JsonView& view) {
+  const std::string name = view.text();
+  std::string all;
+  for (const auto& [known, value] : names) {
     if (known == name) return value;
-  throw std::out_of_range("unknown name \"" + name + "\"");
+    all += (all.empty() ? "" : ", ") + std::string(known);
+  }
+  view.refuse("one of " + all);
 }
 
 constexpr std::array<std::pair<std::string_view, Encoding>, 3> kEncodings{
@@ -38,21 +49,37 @@ constexpr std::array<std::pair<std::string_view, TokenType>, 6> kTypes{{{"u8", T
                                                                         {"i32", TokenType::i32},
                                                                         {"i64", TokenType::i64}}};
 
-SplitEntry parse_split(const Json& json, const std::filesystem::path& store) {
+std::string sha256_in(const JsonView& view) {
+  constexpr std::size_t kDigits = 64;
+  auto text = view.text();
+  if (text.size() != kDigits || text.find_first_not_of("0123456789abcdef") != std::string::npos) view.refuse("64 hexadecimal digits, 0-9 and a-f");
+  return text;
+}
+
+/// A file's name below the store, or an absolute one where that is allowed.
+std::string file_name_in(const JsonView& view, bool may_be_absolute) {
+  auto name = view.text(kMostNameBytes);
+  const std::filesystem::path path(name);
+  const bool climbs = std::ranges::any_of(path, [](const auto& part) { return part == ".."; });
+  if (name.find('\0') != std::string::npos || !path.has_filename() || path.filename() == "." || climbs || (path.is_absolute() && !may_be_absolute))
+    view.refuse(fmt::format("the name of a file below the store{}, without ..", may_be_absolute ? " or an absolute path" : ""));
+  return name;
+}
+
+SplitEntry parse_split(const JsonView& view, const std::filesystem::path& store) {
   SplitEntry entry;
-  entry.domain = json.at("domain").get<std::string>();
-  entry.split = json.at("split").get<std::string>();
-  entry.file = store / json.at("file").get<std::string>();  // an absolute path stays as it is
-  entry.encoding = by_name(kEncodings, json.at("encoding").get<std::string>());
-  entry.type = by_name(kTypes, json.at("dtype").get<std::string>());
-  entry.offset_bytes = json.at("offset_bytes").get<std::int64_t>();
-  entry.first = json.at("first").get<std::int64_t>();
-  entry.tokens = json.at("tokens").get<std::int64_t>();
-  if (!json.at("text_bytes").is_null()) entry.text_bytes = json.at("text_bytes").get<std::int64_t>();
-  entry.sha256 = json.at("sha256").get<std::string>();
-  constexpr std::int64_t most = std::int64_t{1} << 56;  // sums and products of these stay in range
-  for (const auto size : {entry.offset_bytes, entry.first, entry.tokens})
-    if (size < 0 || size > most) throw std::out_of_range("the size " + std::to_string(size));
+  entry.domain = view["domain"].text(kMostNameBytes);
+  entry.split = view["split"].text();
+  if (entry.split != "train" && entry.split != "validation") view["split"].refuse("train or validation");
+  entry.encoding = by_name(kEncodings, view["encoding"]);
+  entry.type = by_name(kTypes, view["dtype"]);
+  entry.name = file_name_in(view["file"], entry.encoding != Encoding::raw);
+  entry.file = store / entry.name;  // an absolute path stays as it is
+  entry.offset_bytes = view["offset_bytes"].integer(0, kMostSize);
+  entry.first = view["first"].integer(0, kMostSize);
+  entry.tokens = view["tokens"].integer(0, kMostSize);
+  if (const auto bytes = view.find("text_bytes")) entry.text_bytes = bytes->integer(0, kMostSize);
+  entry.sha256 = sha256_in(view["sha256"]);
   return entry;
 }
 
@@ -100,7 +127,7 @@ std::string name_of(TokenType type) {
 const SplitEntry& Manifest::find(const std::string& domain, const std::string& split) const {
   for (const auto& entry : splits)
     if (entry.domain == domain && entry.split == split) return entry;
-  throw Error(ErrorKind::corrupt, fmt::format("has no {} split of domain {}", split, domain), (store / "manifest.json").string());
+  throw Error(ErrorKind::corrupt, fmt::format("has no {} split of domain {}", split, domain), (store / "manifest.json").string(), hint);
 }
 
 std::filesystem::path data_folder() {
@@ -115,7 +142,14 @@ std::filesystem::path data_folder() {
   return here / "build" / "data";
 }
 
-std::filesystem::path store_folder(const DataConfig& config) { return data_folder() / config.store; }
+std::filesystem::path store_folder(const DataConfig& config) {
+  const std::filesystem::path name(config.store);
+  const auto normal = name.lexically_normal();
+  if (config.store.find('\0') != std::string::npos || (name.is_relative() && !normal.empty() && *normal.begin() == ".."))
+    throw Error(ErrorKind::config, "data.store leads out of the folder of the token stores, $MOESWEEP_DATA", config.store,
+                "name a folder below it, or give an absolute path");
+  return data_folder() / name;
+}
 
 std::string build_hint(const DataConfig& config) {
   return fmt::format(
@@ -123,36 +157,58 @@ std::string build_hint(const DataConfig& config) {
       std::filesystem::path(config.store).filename().string());
 }
 
-Manifest read_manifest(const DataConfig& config) {
-  Manifest manifest;
-  manifest.store = store_folder(config);
-  const auto path = manifest.store / "manifest.json";
-  std::error_code ignored;
-  if (!std::filesystem::is_regular_file(path, ignored))
-    throw Error(ErrorKind::data, "there is no token store here", manifest.store.string(), build_hint(config));
-  const std::string text = read_text(path);
-  manifest.digest = sha256_hex(text);
-  Json json;
+Manifest parse_manifest(const std::string& text, const std::filesystem::path& store, const std::string& hint) {
+  const std::string where = (store / "manifest.json").string();
   try {
-    json = Json::parse(text);
-    if (json.at("format").get<std::string>() != kFormat || json.at("version").get<int>() != kVersion)
-      throw Error(ErrorKind::data,
-                  fmt::format("is {} version {}, this program reads {} version {}", json.at("format").get<std::string>(),
-                              json.at("version").get<int>(), kFormat, kVersion),
-                  path.string(), build_hint(config));
-    manifest.domains = json.at("domains").get<std::vector<std::string>>();
-    manifest.sources = json.at("sources").get<std::vector<std::string>>();
-    const Json& tokenizer = json.at("tokenizer");
-    manifest.tokenizer = tokenizer.at("name").get<std::string>();
-    if (!tokenizer.at("sha256").is_null()) manifest.tokenizer_sha256 = tokenizer.at("sha256").get<std::string>();
-    manifest.vocabulary = json.at("vocabulary").get<std::int64_t>();
-    manifest.validation_share = json.at("validation_share").get<double>();
-    for (const auto& split : json.at("splits")) manifest.splits.push_back(parse_split(split, manifest.store));
-  } catch (const Json::exception& error) {
-    throw Error(ErrorKind::corrupt, fmt::format("is no manifest of a token store: {}", error.what()), path.string(), build_hint(config));
-  } catch (const std::out_of_range& error) {
-    throw Error(ErrorKind::corrupt, fmt::format("is no manifest of a token store: {}", error.what()), path.string(), build_hint(config));
+    const Json json = parse_json(text, where);
+    const JsonView root(json, where);
+    if (const auto format = root["format"].text(), version = std::to_string(root["version"].integer(0, kMostSize));
+        format != kFormat || version != std::to_string(kVersion))
+      throw Error(ErrorKind::data, fmt::format("is {} version {}, this program reads {} version {}", format, version, kFormat, kVersion), where);
+    Manifest manifest;
+    manifest.store = store;
+    manifest.digest = sha256_hex(text);
+    manifest.hint = hint;
+    manifest.domains = root["domains"].texts();
+    if (manifest.domains.empty() || std::set(manifest.domains.begin(), manifest.domains.end()).size() != manifest.domains.size())
+      root["domains"].refuse("names of domains, each once");
+    manifest.sources = root["sources"].texts();
+    if (manifest.sources.size() != manifest.domains.size()) root["sources"].refuse(fmt::format("{} texts, one per domain", manifest.domains.size()));
+    const JsonView tokenizer = root["tokenizer"];
+    manifest.tokenizer = tokenizer["name"].text(kMostNameBytes);
+    const auto digest = tokenizer.find("sha256"), file = tokenizer.find("file");
+    if (digest.has_value() != file.has_value()) tokenizer.refuse("both a file and its sha256, or neither");
+    if (digest) manifest.tokenizer_sha256 = sha256_in(*digest), manifest.tokenizer_file = file_name_in(*file, false);
+    manifest.vocabulary = root["vocabulary"].integer(kLeastVocabulary, kMostVocabulary);
+    manifest.validation_share = root["validation_share"].number();
+    if (!(manifest.validation_share > 0 && manifest.validation_share <= 0.5)) root["validation_share"].refuse("a number above 0, at most 0.5");
+    const std::set<std::string> domains(manifest.domains.begin(), manifest.domains.end());
+    std::set<std::pair<std::string, std::string>> seen;
+    for (const auto& split : root["splits"].elements()) {
+      auto entry = parse_split(split, store);
+      if (!domains.contains(entry.domain)) split["domain"].refuse("one of the domains");
+      if (!seen.emplace(entry.domain, entry.split).second) split.refuse(fmt::format("the only {} split of {}", entry.split, entry.domain));
+      manifest.splits.push_back(std::move(entry));
+    }
+    return manifest;
+  } catch (const Error& error) {
+    throw Error(error.kind(), error.message(), error.where(), hint);
   }
+}
+
+Manifest read_manifest(const DataConfig& config) {
+  const auto store = store_folder(config);
+  const auto path = store / "manifest.json";
+  std::error_code failure;
+  const auto status = std::filesystem::status(path, failure);
+  if (!std::filesystem::exists(status) && failure && failure != std::errc::no_such_file_or_directory && failure != std::errc::not_a_directory)
+    throw_io("cannot read", path, failure.value());
+  if (!std::filesystem::is_regular_file(status)) throw Error(ErrorKind::data, "there is no token store here", store.string(), build_hint(config));
+  const auto bytes = std::filesystem::file_size(path, failure);
+  if (!failure && bytes > kMostManifestBytes)
+    throw Error(ErrorKind::corrupt, fmt::format("has {} bytes, and a manifest has at most {}", bytes, kMostManifestBytes), path.string(),
+                build_hint(config));
+  Manifest manifest = parse_manifest(read_text(path, kMostManifestBytes), store, build_hint(config));
   if (const auto found = differences(config, manifest); !found.empty())
     throw Error(ErrorKind::data, fmt::format("the token store was made by another config: {}", fmt::join(found, "; ")), manifest.store.string(),
                 build_hint(config));

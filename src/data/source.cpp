@@ -7,10 +7,10 @@
 
 namespace moesweep::data {
 
-std::unique_ptr<Source> open_source(const DataConfig& config) {
+std::unique_ptr<Source> open_source(const DataConfig& config, DigestCheck check) {
   if (const auto why = refusal(config); !why.empty()) throw Error(ErrorKind::config, why);
   if (config.kind == DataKind::synthetic) return open_synthetic(config);
-  return open_token_store(config);
+  return open_token_store(config, check);
 }
 
 }  // namespace moesweep::data

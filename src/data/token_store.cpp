@@ -5,12 +5,13 @@
 
 #include <algorithm>
 #include <limits>
-#include <set>
+#include <map>
+#include <optional>
 #include <utility>
 
+#include "digests.hpp"
 #include "manifest.hpp"
 #include "moesweep/core/error.hpp"
-#include "moesweep/core/hash.hpp"
 #include "sequence_order.hpp"
 #include "token_file.hpp"
 
@@ -20,7 +21,7 @@ namespace {
 
 class TokenStore final : public Source {
  public:
-  explicit TokenStore(const DataConfig& config) : manifest_(read_manifest(config)), length_(config.sequence_length) {
+  TokenStore(const DataConfig& config, DigestCheck check) : manifest_(read_manifest(config)), length_(config.sequence_length) {
     for (const auto& domain : manifest_.domains) {
       train_.emplace_back(manifest_.find(domain, "train"), manifest_.vocabulary);
       validation_.emplace_back(manifest_.find(domain, "validation"), manifest_.vocabulary);
@@ -30,6 +31,7 @@ class TokenStore final : public Source {
                     manifest_.store.string(), "give more text, or a smaller data.sequence_length");
       windows_ = std::min(windows_, (validation_.back().tokens() - 1) / length_);
     }
+    check_files(check);
   }
 
   std::int64_t vocabulary() const override { return manifest_.vocabulary; }
@@ -38,7 +40,7 @@ class TokenStore final : public Source {
 
   double bytes_per_token(std::int64_t domain) const override {
     const auto& entry = validation_.at(static_cast<std::size_t>(domain)).entry();
-    return entry.text_bytes && entry.tokens > 0 ? static_cast<double>(*entry.text_bytes) / static_cast<double>(entry.tokens) : 1;
+    return entry.text_bytes.value_or(0) > 0 && entry.tokens > 0 ? static_cast<double>(*entry.text_bytes) / static_cast<double>(entry.tokens) : 1;
   }
 
   Batch training(std::int64_t seed, std::int64_t step, std::int64_t batch_sequences, std::int64_t first, std::int64_t count) const override {
@@ -69,6 +71,27 @@ class TokenStore final : public Source {
   }
 
  private:
+  /// Compares every file that the manifest lists with its digest, by the descriptors that batches are read from.
+  void check_files(DigestCheck check) const {
+    std::map<std::string, ListedFile> listed;
+    for (const auto* files : {&train_, &validation_})
+      for (const TokenFile& file : *files) {
+        const SplitEntry& entry = file.entry();
+        const auto [known, is_new] = listed.emplace(entry.name, ListedFile{&file.file(), entry.name, entry.sha256});
+        if (!is_new && known->second.sha256 != entry.sha256)
+          throw Error(ErrorKind::corrupt, fmt::format("gives {} two digests", entry.name), (manifest_.store / "manifest.json").string(),
+                      manifest_.hint);
+      }
+    std::optional<RegularFile> tokenizer;
+    if (!manifest_.tokenizer_file.empty()) {
+      tokenizer.emplace(manifest_.store / manifest_.tokenizer_file);
+      listed.emplace(manifest_.tokenizer_file, ListedFile{&*tokenizer, manifest_.tokenizer_file, manifest_.tokenizer_sha256});
+    }
+    std::vector<ListedFile> files;
+    for (const auto& [name, file] : listed) files.push_back(file);
+    check_digests(manifest_.store, files, {.check = check});
+  }
+
   Batch empty(std::int64_t count) const {
     Batch batch{.length = length_, .tokens = {}, .domains = {}, .index = {}};
     batch.tokens.reserve(static_cast<std::size_t>(count * (length_ + 1)));
@@ -104,17 +127,6 @@ class TokenStore final : public Source {
 
 }  // namespace
 
-std::unique_ptr<Source> open_token_store(const DataConfig& config) { return std::make_unique<TokenStore>(config); }
-
-void verify_digests(const DataConfig& config) {
-  if (config.kind == DataKind::synthetic) return;
-  const Manifest manifest = read_manifest(config);
-  std::set<std::filesystem::path> read;
-  for (const auto& entry : manifest.splits)
-    if (read.insert(entry.file).second && sha256_of_file(entry.file) != entry.sha256)
-      throw Error(ErrorKind::corrupt, "has another digest than the manifest says", entry.file.string(), build_hint(config));
-  if (!manifest.tokenizer_sha256.empty() && sha256_of_file(manifest.store / "tokenizer.json") != manifest.tokenizer_sha256)
-    throw Error(ErrorKind::corrupt, "has another digest than the manifest says", (manifest.store / "tokenizer.json").string(), build_hint(config));
-}
+std::unique_ptr<Source> open_token_store(const DataConfig& config, DigestCheck check) { return std::make_unique<TokenStore>(config, check); }
 
 }  // namespace moesweep::data

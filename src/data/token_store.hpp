@@ -7,6 +7,6 @@
 
 namespace moesweep::data {
 
-std::unique_ptr<Source> open_token_store(const DataConfig& config);
+std::unique_ptr<Source> open_token_store(const DataConfig& config, DigestCheck check);
 
 }  // namespace moesweep::data

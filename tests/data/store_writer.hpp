@@ -14,24 +14,29 @@
 
 namespace moesweep::data {
 
-/// A folder of its own, made $MOESWEEP_DATA for as long as it lives.
+/// A folder of its own, made $MOESWEEP_DATA for as long as it lives; beside it one for what is remembered of digests.
 class TemporaryData {
  public:
   TemporaryData() {
     auto pattern = (std::filesystem::temp_directory_path() / "moesweep-data-XXXXXX").string();
-    path_ = ::mkdtemp(pattern.data());
+    folder_ = ::mkdtemp(pattern.data());
+    path_ = folder_ / "data";
+    std::filesystem::create_directory(path_);
     ::setenv("MOESWEEP_DATA", path_.c_str(), 1);
+    ::setenv("XDG_CACHE_HOME", cache_home().c_str(), 1);
   }
   ~TemporaryData() {
     ::unsetenv("MOESWEEP_DATA");
-    std::filesystem::remove_all(path_);
+    ::unsetenv("XDG_CACHE_HOME");
+    std::filesystem::remove_all(folder_);
   }
   TemporaryData(const TemporaryData&) = delete;
   TemporaryData& operator=(const TemporaryData&) = delete;
   const std::filesystem::path& path() const { return path_; }
+  std::filesystem::path cache_home() const { return folder_ / "cache"; }
 
  private:
-  std::filesystem::path path_;
+  std::filesystem::path folder_, path_;
 };
 
 inline void write_bytes(const std::filesystem::path& path, const std::string& bytes) { std::ofstream(path, std::ios::binary) << bytes; }

@@ -1,5 +1,6 @@
 // The reader of token stores against stores that the test writes: content, order, foreign encodings, and what it refuses.
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include <algorithm>
 #include <functional>
@@ -122,7 +123,6 @@ TEST(TokenStore, ReadsNpyArraysInPlace) {
     entry["sha256"] = sha256_hex(npy);
     tiny.save();
     EXPECT_EQ(open_source(tiny.config)->training(1, 2, 8, 0, 8).tokens, reference.tokens) << name;
-    verify_digests(tiny.config);
   }
 }
 
@@ -142,7 +142,58 @@ TEST(TokenStore, ReadsMegatronFilesInPlace) {
   entry["sha256"] = sha256_hex(bytes);
   tiny.save();
   EXPECT_EQ(open_source(tiny.config)->training(1, 2, 8, 0, 8).tokens, reference.tokens);
-  verify_digests(tiny.config);
+}
+
+TEST(TokenStore, AFileThatIsCutShortWhileInUseIsAnIoError) {
+  const TemporaryData data;
+  TinyStore tiny(data.path());
+  const auto tokens = TinyStore::counting(0, 40000);  // many pages
+  tiny.config.vocabulary = tiny.manifest["vocabulary"] = 65536;
+  const auto bytes = bytes_of<std::uint16_t>(tokens);
+  write_bytes(tiny.folder / "a.train.u16", bytes);
+  tiny.split("a", "train").update({{"tokens", tokens.size()}, {"sha256", sha256_hex(bytes)}});
+  tiny.save();
+  const auto source = open_source(tiny.config);
+  source->training(1, 0, 64, 0, 64);
+  std::filesystem::resize_file(tiny.folder / "a.train.u16", 0);
+  try {
+    source->training(1, 0, 64, 0, 64);
+    FAIL() << "no error";
+  } catch (const Error& error) {
+    EXPECT_EQ(name_of(error.kind()), std::string("io"));
+    EXPECT_NE(error.message().find("it was cut short meanwhile"), std::string::npos) << error.message();
+    EXPECT_EQ(error.where(), (tiny.folder / "a.train.u16").string());
+  }
+}
+
+TEST(TokenStore, AStoreIsBelowTheDataFolderOrAbsolute) {
+  const TemporaryData data;
+  TinyStore tiny(data.path());
+  std::filesystem::create_directory(data.path() / "inner");
+  const auto reference = open_source(tiny.config)->training(1, 2, 8, 0, 8);
+  for (const auto& name : {tiny.folder.string(), std::string("inner/../tiny"), std::string("./tiny/")}) {
+    tiny.config.store = name;
+    EXPECT_EQ(open_source(tiny.config)->training(1, 2, 8, 0, 8).tokens, reference.tokens) << name;
+  }
+  ::setenv("MOESWEEP_DATA", (data.path() / "inner").c_str(), 1);
+  for (const auto& name : {std::string("../tiny"), std::string("x/../../tiny"), std::string("tiny\0", 5)}) {
+    tiny.config.store = name;
+    try {
+      open_source(tiny.config);
+      FAIL() << "no error for " << name;
+    } catch (const Error& error) {
+      EXPECT_EQ(name_of(error.kind()), std::string("config"));
+      EXPECT_NE(error.message().find("data.store leads out of"), std::string::npos) << error.message();
+    }
+  }
+}
+
+TEST(TokenStore, TextBytesOfZeroAreNotKnown) {
+  const TemporaryData data;
+  TinyStore tiny(data.path());
+  tiny.split("a", "validation")["text_bytes"] = 0;
+  tiny.save();
+  EXPECT_EQ(open_source(tiny.config)->bytes_per_token(0), 1);  // bits per byte stay finite
 }
 
 TEST(TokenStore, DigestIsThatOfTheManifest) {
@@ -176,7 +227,6 @@ void use(TinyStore& tiny) {
   const auto source = open_source(tiny.config);
   source->validation_sequences(64);
   for (std::int64_t step = 0; step < 50; ++step) source->training(0, step, 8, 0, 8);
-  verify_digests(tiny.config);
 }
 
 void as_npy(TinyStore& tiny, const std::string& npy) {
@@ -185,24 +235,90 @@ void as_npy(TinyStore& tiny, const std::string& npy) {
   entry["file"] = "a.npy";
   entry["encoding"] = "npy";
   entry["offset_bytes"] = 128;
+  entry["sha256"] = sha256_hex(npy);
 }
+
+std::string patched(std::string bytes, std::size_t at, const std::string& with) { return bytes.replace(at, with.size(), with); }
 
 void as_megatron(TinyStore& tiny, const std::string& index) {
   auto& entry = tiny.split("a", "train");
-  write_bytes(tiny.folder / "a.bin", bytes_of<std::uint16_t>(TinyStore::counting(0, 200)));
+  const auto bytes = bytes_of<std::uint16_t>(TinyStore::counting(0, 200));
+  write_bytes(tiny.folder / "a.bin", bytes);
   write_bytes(tiny.folder / "a.idx", index);
   entry["file"] = "a.bin";
   entry["encoding"] = "megatron";
+  entry["sha256"] = sha256_hex(bytes);
 }
 
 const std::vector<Refusal>& refusals() {
   static const auto u16 = [](std::int64_t count) { return bytes_of<std::uint16_t>(TinyStore::counting(0, count)); };
   static const std::vector<Refusal> list{
       {"Missing", [](TinyStore& t) { t.config.store = "other"; }, ErrorKind::data, "there is no token store here"},
-      {"NoJson", [](TinyStore& t) { write_bytes(t.folder / "manifest.json", "{"); }, ErrorKind::corrupt, "is no manifest of a token store"},
-      {"KeyMissing", [](TinyStore& t) { t.manifest.erase("vocabulary"), t.save(); }, ErrorKind::corrupt, "is no manifest of a token store"},
-      {"UnknownEncoding", [](TinyStore& t) { t.split("a", "train")["encoding"] = "zip", t.save(); }, ErrorKind::corrupt, "unknown name \"zip\""},
-      {"NegativeSize", [](TinyStore& t) { t.split("a", "train")["first"] = -1, t.save(); }, ErrorKind::corrupt, "the size -1"},
+      {"NoJson", [](TinyStore& t) { write_bytes(t.folder / "manifest.json", "{"); }, ErrorKind::corrupt, "this is no JSON"},
+      {"NoUtf8", [](TinyStore& t) { write_bytes(t.folder / "manifest.json", "{\"format\": \"\xff\"}"); }, ErrorKind::corrupt, "this is not UTF-8"},
+      {"Deep", [](TinyStore& t) { write_bytes(t.folder / "manifest.json", std::string(1 << 20, '[')); }, ErrorKind::corrupt, "nested deeper than"},
+      {"Long", [](TinyStore& t) { write_bytes(t.folder / "manifest.json", std::string((1 << 24) + 1, ' ')); }, ErrorKind::corrupt,
+       "a manifest has at most 16777216"},
+      {"AList", [](TinyStore& t) { write_bytes(t.folder / "manifest.json", "[]"); }, ErrorKind::corrupt, "expected an object but found an array"},
+      {"KeyMissing", [](TinyStore& t) { t.manifest.erase("vocabulary"), t.save(); }, ErrorKind::corrupt, "vocabulary is missing"},
+      {"UnknownEncoding", [](TinyStore& t) { t.split("a", "train")["encoding"] = "zip", t.save(); }, ErrorKind::corrupt,
+       "splits[0].encoding: expected one of raw, npy, megatron but found \"zip\""},
+      {"UnknownType", [](TinyStore& t) { t.split("a", "train")["dtype"] = "f32", t.save(); }, ErrorKind::corrupt,
+       "splits[0].dtype: expected one of u8"},
+      {"NegativeFirst", [](TinyStore& t) { t.split("a", "train")["first"] = -1, t.save(); }, ErrorKind::corrupt,
+       "splits[0].first: expected an integer"},
+      {"NegativeTokens", [](TinyStore& t) { t.split("b", "validation")["tokens"] = -200, t.save(); }, ErrorKind::corrupt,
+       "splits[3].tokens: expected an integer from 0 to 72057594037927936 but found -200"},
+      {"NegativeOffset", [](TinyStore& t) { t.split("a", "train")["offset_bytes"] = -2, t.save(); }, ErrorKind::corrupt, "splits[0].offset_bytes"},
+      {"HugeTokens", [](TinyStore& t) { t.split("a", "train")["tokens"] = std::uint64_t{1} << 63, t.save(); }, ErrorKind::corrupt,
+       "splits[0].tokens"},
+      {"BrokenTokens", [](TinyStore& t) { t.split("a", "train")["tokens"] = 200.5, t.save(); }, ErrorKind::corrupt,
+       "splits[0].tokens: expected an integer"},
+      {"TokensAsText", [](TinyStore& t) { t.split("a", "train")["tokens"] = "200", t.save(); }, ErrorKind::corrupt,
+       "splits[0].tokens: expected an integer"},
+      {"NegativeTextBytes", [](TinyStore& t) { t.split("a", "validation")["text_bytes"] = -7, t.save(); }, ErrorKind::corrupt,
+       "splits[1].text_bytes: expected an integer from 0 to 72057594037927936 but found -7"},
+      {"ShortDigest", [](TinyStore& t) { t.split("a", "train")["sha256"] = "abc", t.save(); }, ErrorKind::corrupt,
+       "splits[0].sha256: expected 64 hexadecimal digits"},
+      {"OtherSplit", [](TinyStore& t) { t.split("a", "train")["split"] = "test", t.save(); }, ErrorKind::corrupt,
+       "splits[0].split: expected train or validation"},
+      {"StrangeDomain", [](TinyStore& t) { t.split("a", "train")["domain"] = "c", t.save(); }, ErrorKind::corrupt,
+       "splits[0].domain: expected one of the domains but found \"c\""},
+      {"SplitTwice", [](TinyStore& t) { t.add("a", "train", TinyStore::counting(0, 9)), t.save(); }, ErrorKind::corrupt,
+       "splits[4]: expected the only train split of a"},
+      {"DomainTwice",
+       [](TinyStore& t) {
+         t.manifest["domains"] = {"a", "a"}, t.save();
+       },
+       ErrorKind::corrupt, "domains: expected names of domains, each once"},
+      {"SourceMissing", [](TinyStore& t) { t.manifest["sources"] = {"a.txt"}, t.save(); }, ErrorKind::corrupt,
+       "sources: expected 2 texts, one per domain"},
+      {"SmallVocabulary", [](TinyStore& t) { t.manifest["vocabulary"] = 1, t.save(); }, ErrorKind::corrupt, "vocabulary: expected an integer from 2"},
+      {"HugeVocabulary", [](TinyStore& t) { t.manifest["vocabulary"] = 4194305, t.save(); }, ErrorKind::corrupt, "to 4194304 but found 4194305"},
+      {"LargeShare", [](TinyStore& t) { t.manifest["validation_share"] = 0.6, t.save(); }, ErrorKind::corrupt,
+       "validation_share: expected a number above 0"},
+      {"TokenizerAbove",
+       [](TinyStore& t) {
+         t.manifest["tokenizer"].update({{"file", "../t"}, {"sha256", std::string(64, '0')}}), t.save();
+       },
+       ErrorKind::corrupt, "tokenizer.file: expected the name of a file below the store"},
+      {"RawElsewhere",
+       [](TinyStore& t) {
+         const auto elsewhere = t.folder.parent_path() / "secret.u16";
+         std::filesystem::copy_file(t.folder / "a.train.u16", elsewhere);
+         t.split("a", "train")["file"] = elsewhere.string();
+         t.save();
+       },
+       ErrorKind::corrupt, "splits[0].file: expected the name of a file below the store, without .."},
+      {"RawAbove",
+       [](TinyStore& t) {
+         std::filesystem::copy_file(t.folder / "a.train.u16", t.folder.parent_path() / "secret.u16");
+         t.split("a", "train")["file"] = "x/../../secret.u16";
+         t.save();
+       },
+       ErrorKind::corrupt, "splits[0].file: expected the name of a file below the store, without .."},
+      {"NpyAbove", [](TinyStore& t) { as_npy(t, npy_of("<u2", 200, u16(200))), t.split("a", "train")["file"] = "../tiny/a.npy", t.save(); },
+       ErrorKind::corrupt, "or an absolute path, without .."},
       {"OtherVersion", [](TinyStore& t) { t.manifest["version"] = 2, t.save(); }, ErrorKind::data,
        "is moesweep-tokens version 2, this program reads moesweep-tokens version 1"},
       {"Domains",
@@ -221,7 +337,13 @@ const std::vector<Refusal>& refusals() {
       {"SplitMissing", [](TinyStore& t) { t.manifest["splits"].erase(3), t.save(); }, ErrorKind::corrupt, "has no validation split of domain b"},
       {"CutShort", [](TinyStore& t) { std::filesystem::resize_file(t.folder / "b.train.u16", 598); }, ErrorKind::corrupt,
        "has 598 bytes, the manifest says 600"},
-      {"FileMissing", [](TinyStore& t) { std::filesystem::remove(t.folder / "b.train.u16"); }, ErrorKind::io, "cannot open"},
+      {"FileMissing", [](TinyStore& t) { std::filesystem::remove(t.folder / "b.train.u16"); }, ErrorKind::io, "cannot read: No such file"},
+      {"FileIsAPipe",
+       [](TinyStore& t) {
+         std::filesystem::remove(t.folder / "b.train.u16");
+         ASSERT_EQ(::mkfifo((t.folder / "b.train.u16").c_str(), 0600), 0);
+       },
+       ErrorKind::io, "it is a pipe, not a regular file"},
       {"LongSequences", [](TinyStore& t) { t.config.sequence_length = 200; }, ErrorKind::data,
        "domain a has 200 training tokens, too few for a sequence of 200"},
       {"SmallValidation", [](TinyStore& t) { t.config.sequence_length = 10; }, ErrorKind::data,
@@ -234,6 +356,16 @@ const std::vector<Refusal>& refusals() {
       {"NpyOtherType", [](TinyStore& t) { as_npy(t, npy_of("<u4", 200, u16(400))), t.save(); }, ErrorKind::corrupt,
        "holds u32 tokens, the manifest says u16"},
       {"NpyBigEndian", [](TinyStore& t) { as_npy(t, npy_of(">u2", 200, u16(200))), t.save(); }, ErrorKind::corrupt, "not little-endian integers"},
+      {"NpyNegative", [](TinyStore& t) { as_npy(t, npy_of("<u2", -200, u16(200))), t.save(); }, ErrorKind::corrupt, "is no one-dimensional"},
+      {"NpyHuge", [](TinyStore& t) { as_npy(t, npy_of("<u2", std::int64_t{1} << 62, u16(200))), t.save(); }, ErrorKind::corrupt,
+       "a size is negative or too large"},
+      {"NpyHugeHeader",
+       [](TinyStore& t) {
+         as_npy(t, patched(npy_of("<u2", 200, u16(200)), 6, {"\x02\0\xf0\xff\xff\xff", 6})), t.save();
+       },
+       ErrorKind::corrupt, "has an .npy header of 4294967280 bytes"},
+      {"NpyOtherVersion", [](TinyStore& t) { as_npy(t, patched(npy_of("<u2", 200, u16(200)), 6, "\x09")), t.save(); }, ErrorKind::corrupt,
+       "is an .npy file of version 9"},
       {"NpyMatrix", [](TinyStore& t) { as_npy(t, npy_of("<u2", 20, u16(200), ", 10)")), t.save(); }, ErrorKind::corrupt, "is no one-dimensional"},
       {"NpyCutShort", [](TinyStore& t) { as_npy(t, npy_of("<u2", 200, u16(150))), t.save(); }, ErrorKind::corrupt, "its header says"},
       {"NoMegatron", [](TinyStore& t) { as_megatron(t, "MMIDIDX"), t.save(); }, ErrorKind::corrupt, "is no Megatron index"},
@@ -241,6 +373,18 @@ const std::vector<Refusal>& refusals() {
        "holds i32 tokens, the manifest says u16"},
       {"MegatronFloats", [](TinyStore& t) { as_megatron(t, megatron_index(7, {200})), t.save(); }, ErrorKind::corrupt, "names element type 7"},
       {"MegatronLengths", [](TinyStore& t) { as_megatron(t, megatron_index(8, {150})), t.save(); }, ErrorKind::corrupt, "its header says 300"},
+      {"MegatronNegativeLength",
+       [](TinyStore& t) {
+         as_megatron(t, megatron_index(8, {300, -100})), t.save();
+       },
+       ErrorKind::corrupt, "names a sequence of -100 tokens"},
+      {"MegatronHugeCount",
+       [](TinyStore& t) { as_megatron(t, patched(megatron_index(8, {200}), 18, bytes_of<std::uint64_t>({std::int64_t{1} << 60}))), t.save(); },
+       ErrorKind::corrupt, "a size is negative or too large"},
+      {"MegatronNegativeCount", [](TinyStore& t) { as_megatron(t, patched(megatron_index(8, {200}), 18, std::string(8, '\xff'))), t.save(); },
+       ErrorKind::corrupt, "a size is negative or too large"},
+      {"MegatronManyDocuments", [](TinyStore& t) { as_megatron(t, patched(megatron_index(8, {200}), 26, bytes_of<std::uint64_t>({99}))), t.save(); },
+       ErrorKind::corrupt, "is cut short"},
       {"MegatronCutShort", [](TinyStore& t) { as_megatron(t, megatron_index(8, {200}).substr(0, 36)), t.save(); }, ErrorKind::corrupt,
        "is cut short"},
   };

@@ -21,7 +21,9 @@ struct Batch {
   std::int64_t sequences() const { return static_cast<std::int64_t>(domains.size()); }
 };
 
-/// Where sequences come from. Every member is a pure function of its arguments and the config, whatever the rank.
+/// Where sequences come from. Every member is a pure function of its arguments and the config, whatever the rank. Several threads may call them.
+/// A token store's file that was cut short or cannot be read meanwhile is an `io` error of `training` and `validation`, a token outside the
+/// vocabulary a `corrupt` one.
 class Source {
  public:
   virtual ~Source() = default;
@@ -43,12 +45,15 @@ class Source {
   virtual std::int64_t validation_sequences(std::int64_t tokens) const = 0;
 };
 
-/// Opens what the config names. $MOESWEEP_DATA (default build/data) holds relative stores. Missing or mismatching stores are `data` errors
-/// whose hint is the `moesweep-data build` command that makes them.
-std::unique_ptr<Source> open_source(const DataConfig& config);
+/// When the files of a token store are compared with the digests of its manifest: once a machine, and again when a file's size, inode or times are
+/// others; or, whatever is remembered, once in each run of the program.
+enum class DigestCheck { cached, always };
 
-/// Reads every file of the config's token store and compares digests; a `corrupt` error names the first that differs. Nothing for synthetic.
-void verify_digests(const DataConfig& config);
+/// Opens what the config names. $MOESWEEP_DATA (default build/data) holds relative stores. Missing or mismatching stores are `data` errors
+/// whose hint is the `moesweep-data build` command that makes them; files that are not those that the manifest lists are `corrupt`. What is
+/// remembered of digests lies in $XDG_CACHE_HOME/moesweep or ~/.cache/moesweep; nothing is written into the store. The first opening of a store on
+/// a machine reads all of it; processes of one machine that open it at once take turns.
+std::unique_ptr<Source> open_source(const DataConfig& config, DigestCheck check = DigestCheck::cached);
 
 /// Where relative stores lie: $MOESWEEP_DATA, else build/data of the checkout around the current folder, else of the current folder.
 std::filesystem::path data_folder();

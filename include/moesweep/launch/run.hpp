@@ -24,7 +24,9 @@ namespace moesweep::launch {
 
 /// What launch does not know itself: how data is opened and a trial is run. Tests put their own in place.
 struct Runner {
-  std::function<std::unique_ptr<data::Source>(const data::DataConfig&)> open_data = data::open_source;
+  std::function<std::unique_ptr<data::Source>(const data::DataConfig&)> open_data = [](const data::DataConfig& config) {
+    return data::open_source(config);
+  };
   std::function<store::TrialRecord(const train::TrialConfig&, const data::Source&, const comm::Communicator& gang, const train::RunOptions&)>
       run_trial;
   std::map<std::string, std::string> libraries;  ///< versions by name ("libtorch", "hdf5"), for the provenance of results
