@@ -13,7 +13,9 @@
 #include "moesweep/launch/run.hpp"
 #include "moesweep/launch/status.hpp"
 #include "moesweep/spec/presets.hpp"
+#include "moesweep/train/named_files.hpp"
 #include "moesweep/train/trial.hpp"
+#include "moesweep/train/warnings.hpp"
 
 namespace moesweep::cli {
 
@@ -36,6 +38,14 @@ std::string in_words(const std::map<std::string, std::int64_t>& states) {
   std::string text;
   for (const auto& [state, count] : states) text += fmt::format("{}{} {}", text.empty() ? "" : ", ", count, state);
   return text;
+}
+
+/// Tells, before anything runs, which files of other trials cannot be used: each trial that names one will fail.
+void warn_of_named_files(const spec::Sweep& sweep) {
+  train::NamedFiles files;
+  for (const spec::Trial& trial : sweep.trials)
+    if (!sweep.passed_over.contains(trial.id)) files.see(trial.id, trial.config);
+  for (const auto& problem : files.problems()) log::warning(problem.sentence());
 }
 
 Json numbers(const std::map<std::string, double>& values) {
@@ -82,6 +92,7 @@ void add_run(CLI::App& app, Invocation& invocation) {
             run.folder = options->out.empty() ? launch::default_folder(sweep.name) : std::filesystem::path(options->out);
           },
           "reading of the sweep file");
+      if (world.rank() == 0) warn_of_named_files(sweep);
       const launch::StopSignals signals;
       run.shard = shard;
       run.progress_seconds = options->progress_seconds;
@@ -152,11 +163,15 @@ void add_train(CLI::App& app, Invocation& invocation) {
           log::info(fmt::format("nothing to do: {} holds this trial", file.string()));
           record = store::read_trial(file);
         }
+        const auto metrics = launch::metrics_of(record);
+        const auto loss = metrics.find("loss");
+        const bool ended = record.state == "done" && loss != metrics.end();
         print(Json{{"id", id},
                    {"state", record.state},
                    {"reason", record.reason},
+                   {"warnings", ended ? train::warnings_of(config, loss->second) : std::vector<std::string>()},
                    {"file", file.string()},
-                   {"metrics", numbers(launch::metrics_of(record))}}
+                   {"metrics", numbers(metrics)}}
                   .dump(2) +
               "\n");
       }
