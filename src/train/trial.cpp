@@ -13,7 +13,8 @@ namespace moesweep::train {
 
 store::TrialRecord run_trial(const TrialConfig& config, const data::Source& source, const comm::Communicator& gang, const RunOptions& options) {
   if (gang.size() != config.ranks())
-    throw Error(ErrorKind::internal, "a gang of " + std::to_string(gang.size()) + " ranks for a trial of " + std::to_string(config.ranks()));
+    throw Error(ErrorKind::internal, "a gang of " + std::to_string(gang.size()) + " ranks for a trial of " + std::to_string(config.ranks()))
+        .thrown_on_every_rank();
   comm::watchdog::set_timeout(config.comm.timeout_seconds);
   at::set_num_threads(static_cast<int>(config.parallel.threads));
   Observer silent;
@@ -35,7 +36,8 @@ store::TrialRecord run_trial(const TrialConfig& config, const data::Source& sour
   if (resumes) trainer.read_checkpoint(checkpoint);
   else if (!config.train.init_from.empty()) trainer.read_parameters(config.train.init_from);
   // Nothing was trained since the last checkpoint, if there is one: it stays as it is.
-  if (!trainer.ready()) return trainer.record("preempted", "stopped by a signal or a deadline while the model was made, before any step");
+  if (!trainer.ready())
+    return trainer.record("preempted", "stopped by a signal or a deadline while the model was made, before any step of this attempt");
 
   const auto save = [&] {
     if (checkpoint.empty()) return;
