@@ -496,7 +496,7 @@ class Killing(Case):
             finally:
                 launch.kill()
                 launch.wait()
-            text = list(self.folder.glob(log))[0].read_text()
+            text = next(iter(self.folder.glob(log))).read_text()
             self.assertIn("preempted", text)
             self.assertIn("while the model was made, before any step", text)
             self.assertNotIn("step 1/", text)
@@ -539,7 +539,7 @@ points:
         for sentence in sentences:
             self.assertIn("warning: " + sentence + "\n", text)
         _, err = self.call("run", "named.yaml", "train.steps=1", "--only=seed == 2", code=1)
-        self.assertIn(f"train.init_from names a file that is not there: missing.h5 (1 trial: ", err)
+        self.assertIn("train.init_from names a file that is not there: missing.h5 (1 trial: ", err)
         self.assertNotIn("text.h5", err)
         self.assertEqual(json.loads(self.call("plan", "smoke", "--json")[0])["problems"], [])
 
