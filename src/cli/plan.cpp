@@ -17,6 +17,7 @@
 #include "moesweep/plan/simulate.hpp"
 #include "moesweep/spec/presets.hpp"
 #include "moesweep/spec/sweep.hpp"
+#include "moesweep/train/named_files.hpp"
 
 namespace moesweep::cli {
 
@@ -104,6 +105,7 @@ struct Totals {
   double work_seconds = 0, tokens = 0, memory = 0, disk = 0;
   std::map<std::int64_t, std::size_t, std::greater<>> gangs;  ///< trials by ranks
   std::vector<Tight> tight;
+  train::NamedFiles named_files;  ///< of other trials, that these name
 
   std::int64_t largest_gang() const { return gangs.empty() ? 1 : gangs.begin()->first; }
   double ratio() const { return plan::parameter_ratio(std::vector{smallest, largest}); }
@@ -118,6 +120,7 @@ Totals totals_of(const spec::TrialStream& stream, const PlanOptions& options, co
     if (totals.jobs.empty() || cost.parameters_total > totals.largest.parameters_total) totals.largest = cost;
     totals.jobs.push_back({id, cost.ranks, cost.seconds, true});
     totals.axes.see(config);
+    totals.named_files.see(id, config);
     if (totals.first.size() < kListed) totals.first.push_back({id, config});
     totals.work_seconds += cost.seconds * static_cast<double>(cost.ranks);
     totals.tokens += static_cast<double>(cost.training_tokens);
@@ -228,7 +231,11 @@ void show_plan(const PlanOptions& options) {
                  {"seconds", simulation.makespan_seconds},
                  {"memory_bytes_per_rank", totals.memory},
                  {"disk_bytes", totals.disk},
-                 {"skipped", std::move(unrunnable)}};
+                 {"skipped", std::move(unrunnable)},
+                 {"problems", Json::array()}};
+    for (const auto& problem : totals.named_files.problems())
+      head["problems"].push_back(
+          {{"key", problem.file.key}, {"file", problem.file.path}, {"problem", problem.problem}, {"trials", problem.trials}, {"ids", problem.ids}});
     head["gangs"] = Json::array();
     for (const auto& [size, count] : totals.gangs) head["gangs"].push_back({{"ranks", size}, {"trials", count}});
     if (array) head["array"] = array->json();
@@ -269,6 +276,7 @@ void show_plan(const PlanOptions& options) {
                         trial.gang ? fmt::format("parallel.expert={} parallel.data={} would need {}", trial.gang->expert, trial.gang->data,
                                                  bytes_in_words(trial.gang->memory_bytes))
                                    : "no gang would do");
+  for (const auto& problem : totals.named_files.problems()) text += fmt::format("warning: {}\n", problem.sentence());
   for (const plan::Skipped& skip : skipped) text += fmt::format("would be skipped: {} {}\n", totals.jobs[skip.job].id, skip.reason);
   print(text);
 }

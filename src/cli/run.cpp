@@ -14,7 +14,9 @@
 #include "moesweep/launch/run.hpp"
 #include "moesweep/launch/status.hpp"
 #include "moesweep/spec/presets.hpp"
+#include "moesweep/train/named_files.hpp"
 #include "moesweep/train/trial.hpp"
+#include "moesweep/train/warnings.hpp"
 
 namespace moesweep::cli {
 
@@ -45,6 +47,14 @@ std::string in_words(const std::map<std::string, std::int64_t>& states) {
   std::string text;
   for (const auto& [state, count] : states) text += fmt::format("{}{} {}", text.empty() ? "" : ", ", count, state);
   return text;
+}
+
+/// Tells, before anything runs, which files of other trials cannot be used: each trial that names one will fail.
+void warn_of_named_files(const spec::Sweep& sweep) {
+  train::NamedFiles files;
+  for (const spec::Trial& trial : sweep.trials)
+    if (!sweep.passed_over.contains(trial.id)) files.see(trial.id, trial.config);
+  for (const auto& problem : files.problems()) log::warning(problem.sentence());
 }
 
 Json numbers(const std::map<std::string, double>& values) {
@@ -103,6 +113,7 @@ void add_run(CLI::App& app, Invocation& invocation) {
             run.folder = options->out.empty() ? launch::default_folder(sweep.name) : std::filesystem::path(options->out);
           },
           "reading of the sweep file");
+      if (world.rank() == 0) warn_of_named_files(sweep);
       const launch::StopSignals signals;
       run.shard = shard;
       run.progress_seconds = options->progress_seconds;

@@ -74,10 +74,12 @@ MoeModel::MoeModel(const ModelConfig& config, const routing::RoutingConfig& rout
     : config_(config),
       routing_(routing),
       grid_(&grid),
-      parameters_(config, vocabulary, master_type(options.compute), options.seed, routing, holdings_of(grid, options.shard_moments), options.device),
+      parameters_(config, vocabulary, master_type(options.compute), options.seed, routing, holdings_of(grid, options.shard_moments), options.device,
+                  options.stop),
       compute_(options.compute),
       device_(options.device),
-      recompute_(options.recompute) {
+      recompute_(options.recompute),
+      complete_(parameters_.complete()) {
   routing::RouterPlace place;
   place.layers = routing.depth == routing::Depth::shared_decision ? std::min<std::int64_t>(1, moe_layers()) : moe_layers();
   place.experts = routed_experts();
@@ -87,7 +89,10 @@ MoeModel::MoeModel(const ModelConfig& config, const routing::RoutingConfig& rout
   place.vocabulary = vocabulary;
   place.token_frequency = options.token_frequency;
   place.recording = options.recording;
-  for (place.layer = 0; place.layer < place.layers; ++place.layer) routers_.emplace_back(routing.of_layer(place.layer), place, grid.host());
+  for (place.layer = 0; complete_ && place.layer < place.layers; ++place.layer) {
+    complete_ = options.stop == nullptr || !options.stop->load();  // hash tables of a large vocabulary take long
+    if (complete_) routers_.emplace_back(routing.of_layer(place.layer), place, grid.host());
+  }
 }
 
 bool MoeModel::needs_whole_step(routing::Mode mode) const {

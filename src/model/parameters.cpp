@@ -4,6 +4,8 @@
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 
+#include <algorithm>
+
 #include "moesweep/core/error.hpp"
 #include "router_parameters.hpp"
 
@@ -17,13 +19,21 @@ std::int64_t Span::count() const {
 
 namespace {
 
-/// A span's values: each element's normal number is a function of (seed, purpose, name, step).
+bool is_set(const std::atomic<bool>* stop) { return stop != nullptr && stop->load(std::memory_order_relaxed); }
+
+/// A span's values: each element's normal number is a function of (seed, purpose, name, step). False when `stop` was set before all were made.
 template <class Real>
-void fill_normal(Real* out, const Span& span, std::uint64_t seed, Purpose purpose, std::int64_t step) {
+bool fill_normal(Real* out, const Span& span, std::uint64_t seed, Purpose purpose, std::int64_t step, const std::atomic<bool>* stop) {
+  constexpr std::int64_t kPairsBetweenLooks = 4096;
   const std::int64_t count = span.count();
   const std::uint64_t stream = stable_number(span.name);
+  std::atomic<bool> stopped = false;
   at::parallel_for(0, (count + 1) / 2, 4096, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t pair = begin; pair < end; ++pair) {
+      if ((pair - begin) % kPairsBetweenLooks == 0 && is_set(stop)) {
+        stopped = true;
+        return;
+      }
       const Place place{static_cast<std::uint32_t>(step), static_cast<std::uint32_t>(stream), static_cast<std::uint32_t>(stream >> 32),
                         static_cast<std::uint32_t>(pair)};
       const auto normals = to_normals(random_words(seed, purpose, place));
@@ -31,12 +41,23 @@ void fill_normal(Real* out, const Span& span, std::uint64_t seed, Purpose purpos
       if (2 * pair + 1 < count) out[2 * pair + 1] = static_cast<Real>(span.mean + normals[1] * span.deviation);
     }
   });
+  return !stopped;
+}
+
+/// Zeros in a buffer, part by part: touching the memory of a large one takes long too. False when `stop` was set before it was through.
+bool fill_zeros(const at::Tensor& buffer, const std::atomic<bool>* stop) {
+  constexpr std::int64_t kElementsBetweenLooks = std::int64_t{1} << 24;
+  for (std::int64_t first = 0; first < buffer.numel(); first += kElementsBetweenLooks) {
+    if (is_set(stop)) return false;
+    buffer.narrow(0, first, std::min(kElementsBetweenLooks, buffer.numel() - first)).zero_();
+  }
+  return true;
 }
 
 }  // namespace
 
 Parameters::Parameters(const ModelConfig& config, std::int64_t vocabulary, at::ScalarType dtype, std::int64_t seed,
-                       const routing::RoutingConfig& routing, const Holdings& holdings, c10::Device device)
+                       const routing::RoutingConfig& routing, const Holdings& holdings, c10::Device device, const std::atomic<bool>* stop)
     : seed_(seed), experts_(config.experts), first_expert_(holdings.experts.begin(config.experts)) {
   MOESWEEP_ASSERT(config.experts % holdings.experts.parts == 0, "each rank holds as many experts");
   const std::int64_t d = config.width, f = config.expert_width;
@@ -92,13 +113,14 @@ Parameters::Parameters(const ModelConfig& config, std::int64_t vocabulary, at::S
     const std::int64_t size = sizes_[static_cast<std::size_t>(c)];
     const Part& updated = c == ParameterClass::dense ? holdings.dense_moments : holdings.expert_moments;
     b.first_updated = updated.begin(size);
-    for (at::Tensor* buffer : {&b.value, &b.gradient}) *buffer = at::zeros({size}, at::device(device).dtype(dtype));
+    for (at::Tensor* buffer : {&b.value, &b.gradient}) *buffer = at::empty({size}, at::device(device).dtype(dtype));
     for (at::Tensor* buffer : {&b.first_moment, &b.second_moment})
-      *buffer = at::zeros({updated.end(size) - b.first_updated}, at::device(device).dtype(dtype));
+      *buffer = at::empty({updated.end(size) - b.first_updated}, at::device(device).dtype(dtype));
+    for (const at::Tensor* buffer : {&b.value, &b.gradient, &b.first_moment, &b.second_moment}) complete_ = complete_ && fill_zeros(*buffer, stop);
   }
 
   for (const Span& span : spans_) {
-    draw(span, Purpose::init, 0);
+    complete_ = complete_ && draw(span, Purpose::init, 0, stop);
     if (span.parameter_class == ParameterClass::expert) continue;
     at::Tensor leaf = buffers(span.parameter_class).value.narrow(0, span.offset, span.count()).view(span.shape).detach();
     if (!span.frozen) {
@@ -142,13 +164,14 @@ void Parameters::append(Span span) {
   spans_.push_back(std::move(span));
 }
 
-void Parameters::draw(const Span& span, Purpose purpose, std::int64_t step) {
+bool Parameters::draw(const Span& span, Purpose purpose, std::int64_t step, const std::atomic<bool>* stop) {
   const at::Tensor value = buffers(span.parameter_class).value.narrow(0, span.offset, span.count());
   const at::Tensor drawn = value.is_cpu() ? value : at::empty(value.sizes(), value.options().device(at::kCPU));
   const auto seed = static_cast<std::uint64_t>(seed_);
-  if (drawn.scalar_type() == at::kDouble) fill_normal(drawn.mutable_data_ptr<double>(), span, seed, purpose, step);
-  else fill_normal(drawn.mutable_data_ptr<float>(), span, seed, purpose, step);
-  if (!drawn.is_same(value)) value.copy_(drawn);
+  const bool whole = drawn.scalar_type() == at::kDouble ? fill_normal(drawn.mutable_data_ptr<double>(), span, seed, purpose, step, stop)
+                                                        : fill_normal(drawn.mutable_data_ptr<float>(), span, seed, purpose, step, stop);
+  if (whole && !drawn.is_same(value)) value.copy_(drawn);
+  return whole;
 }
 
 void Parameters::resample(std::int64_t step) {

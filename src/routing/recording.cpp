@@ -4,6 +4,8 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <string>
+#include <utility>
 
 #include "moesweep/core/error.hpp"
 
@@ -37,7 +39,7 @@ bool Recording::covers(std::int64_t record, std::int64_t layer, std::int64_t seq
 std::int64_t Recording::experts() const {
   std::int64_t most = 0;
   for (const auto& [key, sequence] : sequences_)
-    for (const std::int32_t expert : sequence.expert) most = std::max<std::int64_t>(most, expert < 0 ? -expert : expert + 1);
+    for (const std::int32_t expert : sequence.expert) most = std::max(most, expert < 0 ? -std::int64_t{expert} : std::int64_t{expert} + 1);
   return most;
 }
 
@@ -96,19 +98,55 @@ Recording::Flat Recording::flat() const {
   return flat;
 }
 
-void Recording::take(const Flat& flat) {
-  auto slots = flat.slots.begin();
-  auto expert = flat.expert.begin();
-  for (std::size_t row = 0; row + 3 < flat.key.size(); row += 4) {
+namespace {
+
+[[noreturn]] void refuse(const char* array, std::size_t element, const std::string& what) {
+  throw Error(ErrorKind::corrupt, std::string(array) + "[" + std::to_string(element) + "]: " + what);
+}
+
+/// Element `element` of an array, which must lie in [least, most]; `what` says what the number is.
+std::int64_t bounded(const char* array, const std::vector<std::int64_t>& values, std::size_t element, const char* what, std::int64_t least,
+                     std::int64_t most) {
+  const std::int64_t value = values[element];
+  if (value < least || value > most)
+    refuse(array, element,
+           std::string(what) + " is " + std::to_string(value) + ", not from " + std::to_string(least) + " to " + std::to_string(most));
+  return value;
+}
+
+}  // namespace
+
+void Recording::take(const Flat& flat, const Bounds& bounds) {
+  constexpr std::int64_t kMost = std::numeric_limits<std::int32_t>::max();  // as files hold them
+  if (flat.key.size() % 4 != 0) throw Error(ErrorKind::corrupt, "key: its numbers are not rows of 4");
+  Sequences taken;
+  std::size_t slot = 0, expert = 0;
+  for (std::size_t row = 0; row < flat.key.size(); row += 4) {
+    const std::int64_t record = bounded("key", flat.key, row, "the record", bounds.least_record, bounds.most_record);
+    const std::int64_t layer = bounded("key", flat.key, row + 1, "the MoE layer", 0, bounds.layers - 1);
+    const std::int64_t index = bounded("key", flat.key, row + 2, "the sequence", 0, kMost);
+    const std::int64_t tokens = bounded("key", flat.key, row + 3, "the number of tokens", 1, kMost);
+    if (static_cast<std::int64_t>(flat.slots.size() - slot) < tokens)
+      refuse("key", row + 3, "it names " + std::to_string(tokens) + " tokens, and slots has " + std::to_string(flat.slots.size() - slot) + " left");
     Sequence sequence;
-    const std::int64_t tokens = flat.key[row + 3];
-    std::int64_t count = 0;
-    if (flat.slots.end() - slots < tokens) throw Error(ErrorKind::corrupt, "recorded assignments: fewer tokens than their keys say");
-    for (std::int64_t t = 0; t < tokens; ++t) sequence.slots.push_back(static_cast<std::int32_t>(*slots)), count += *slots++;
-    if (flat.expert.end() - expert < count) throw Error(ErrorKind::corrupt, "recorded assignments: fewer experts than their tokens say");
-    for (std::int64_t i = 0; i < count; ++i) sequence.expert.push_back(static_cast<std::int32_t>(*expert++));
-    sequences_[{flat.key[row], flat.key[row + 1], flat.key[row + 2]}] = std::move(sequence);
+    sequence.slots.reserve(static_cast<std::size_t>(tokens));
+    for (std::int64_t t = 0; t < tokens; ++t, ++slot) {
+      const auto left = static_cast<std::int64_t>(flat.expert.size() - expert);
+      const std::int64_t count = bounded("slots", flat.slots, slot, "the number of experts of a token", 0, kMost);
+      if (count > left) refuse("slots", slot, "a token has " + std::to_string(count) + " experts, and expert has " + std::to_string(left) + " left");
+      sequence.slots.push_back(static_cast<std::int32_t>(count));
+      for (std::int64_t i = 0; i < count; ++i, ++expert)
+        sequence.expert.push_back(static_cast<std::int32_t>(
+            bounded("expert", flat.expert, expert, "an expert (-1 - number: dropped)", -bounds.experts, bounds.experts - 1)));
+    }
+    if (!taken.try_emplace({record, layer, index}, std::move(sequence)).second)
+      refuse(
+          "key", row,
+          "record " + std::to_string(record) + ", MoE layer " + std::to_string(layer) + ", sequence " + std::to_string(index) + " are there twice");
   }
+  if (slot != flat.slots.size()) refuse("slots", slot, "no key names this token or those behind it");
+  if (expert != flat.expert.size()) refuse("expert", expert, "no token has this expert or those behind it");
+  for (auto& [key, sequence] : taken) sequences_.insert_or_assign(key, std::move(sequence));
 }
 
 }  // namespace moesweep::routing

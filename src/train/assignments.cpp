@@ -1,8 +1,12 @@
 // See assignments.hpp.
 #include "assignments.hpp"
 
-#include <cmath>
+#include <algorithm>
 #include <cstring>
+#include <iterator>
+#include <limits>
+#include <string>
+#include <utility>
 
 #include "moesweep/core/error.hpp"
 
@@ -24,6 +28,7 @@ store::Array compact(const std::string& path, std::vector<std::int64_t> shape, c
                      const std::string& description) {
   store::Array array{path, DType::i32, std::move(shape), {}, unit, description, false};
   for (const std::int64_t value : values) {
+    MOESWEEP_ASSERT(std::in_range<std::int32_t>(value), "a recorded number beyond 32 bits");
     const auto narrow = static_cast<std::int32_t>(value);
     const auto bytes = std::as_bytes(std::span(&narrow, 1));
     array.bytes.insert(array.bytes.end(), bytes.begin(), bytes.end());
@@ -31,10 +36,19 @@ store::Array compact(const std::string& path, std::vector<std::int64_t> shape, c
   return array;
 }
 
-std::vector<std::int64_t> integers_of(const store::TrialRecord& record, const std::string& path) {
-  std::vector<std::int64_t> values;
-  if (const auto* array = record.find(path))
-    for (const double value : store::as_doubles(*array)) values.push_back(std::llround(value));
+/// The numbers of a dataset that FORMAT.md says to be i32 with that many columns (1: one dimension).
+std::vector<std::int64_t> integers_of(const store::Array& array, std::int64_t columns) {
+  const auto wrong = [&](const std::string& what) { throw Error(ErrorKind::corrupt, "dataset " + array.path + ": " + what); };
+  if (array.type != DType::i32) wrong("it holds " + std::string(name_of(array.type)) + ", not i32");
+  const bool flat = columns == 1;
+  if (array.shape.size() != (flat ? 1U : 2U) || (!flat && array.shape[1] != columns))
+    wrong(flat ? "it has not one dimension" : "its shape is not [n, " + std::to_string(columns) + "]");
+  std::vector<std::int64_t> values(array.bytes.size() / sizeof(std::int32_t));
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    std::int32_t value;
+    std::memcpy(&value, array.bytes.data() + i * sizeof value, sizeof value);
+    values[i] = value;
+  }
   return values;
 }
 
@@ -64,13 +78,28 @@ std::vector<store::Array> assignment_arrays(const routing::Recording& recording,
               "experts of each token, in the order of slots; -1 - number for a dropped one")};
 }
 
-void take_assignments(const store::TrialRecord& record, routing::Recording& recording) {
-  recording.take({integers_of(record, "assignments/key"), integers_of(record, "assignments/slots"), integers_of(record, "assignments/expert")});
+void take_assignments(const store::TrialRecord& record, routing::Recording& recording, const routing::Recording::Bounds& bounds) {
+  const store::Array* arrays[] = {record.find("assignments/key"), record.find("assignments/slots"), record.find("assignments/expert")};
+  if (std::ranges::none_of(arrays, [](const auto* array) { return array != nullptr; })) return;
+  constexpr const char* kNames[] = {"key", "slots", "expert"};
+  for (std::size_t i = 0; i < std::size(arrays); ++i)
+    if (arrays[i] == nullptr) throw Error(ErrorKind::corrupt, std::string("dataset assignments/") + kNames[i] + ": it is missing");
+  const routing::Recording::Flat flat{integers_of(*arrays[0], 4), integers_of(*arrays[1], 1), integers_of(*arrays[2], 1)};
+  try {
+    recording.take(flat, bounds);
+  } catch (const Error& error) {
+    throw Error(error.kind(), "dataset assignments/" + error.message());
+  }
 }
 
 std::shared_ptr<const routing::Recording> read_assignments(const std::filesystem::path& path) {
   auto recording = std::make_shared<routing::Recording>();
-  take_assignments(store::read_trial(path), *recording);
+  const store::TrialRecord record = store::read_trial(path);
+  try {
+    take_assignments(record, *recording);
+  } catch (const Error& error) {
+    throw Error(error.kind(), error.message(), path.string(), "record them again: run the trial with routing.record=true");
+  }
   if (recording->empty()) throw Error(ErrorKind::data, "the trial recorded no assignments", path.string(), "run it with routing.record=true");
   return recording;
 }

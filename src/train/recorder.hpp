@@ -26,10 +26,13 @@ class Recorder {
   /// All series as arrays [rows, row shape...], in order of declaration.
   std::vector<store::Array> arrays() const;
   /// Takes up the rows of an earlier record (a checkpoint's) whose path begins with one of `groups`, `steps/` for one. A series that the record of
-  /// an earlier version lacks gets as many rows of NaN (0 for integers) as GROUP/step has, so that rows of a group stay together.
+  /// an earlier version lacks gets as many rows of NaN (0 for integers) as GROUP/step has, so that rows of a group stay together. A `corrupt` error,
+  /// without a place, names a dataset of a wrong type or shape, with another number of rows than GROUP/step, or with an integer beyond 2^53.
   void restore(const store::TrialRecord& record, const std::vector<std::string>& groups);
   /// The last value of a series, NaN when it has no row.
   double last(const std::string& path) const;
+  /// All values of a series that was declared.
+  const std::vector<double>& values(const std::string& path) const;
 
  private:
   struct Series {
@@ -41,6 +44,9 @@ class Recorder {
     std::int64_t row_count() const;
   };
   Series& find(const std::string& path);
+  const Series& find(const std::string& path) const;
+  /// What `array` holds of the series, for a group of so many rows.
+  static void take(Series& series, const store::Array& array, std::int64_t rows);
   std::vector<Series> series_;
   std::map<std::string, std::size_t> index_;
 };

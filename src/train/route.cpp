@@ -67,19 +67,25 @@ class Inputs {
     if (!values.isfinite().all().item<bool>()) wrong(array.path, "an infinite or missing number");
     return values;
   }
-  /// One integer of at least `least` for each token; nothing when the dataset is not there.
-  std::optional<std::vector<std::int64_t>> integers(const std::string& name, std::int64_t tokens, std::int64_t least) const {
+  /// One integer in [least, most] for each token; nothing when the dataset is not there.
+  std::optional<std::vector<std::int64_t>> integers(const std::string& name, std::int64_t tokens, std::int64_t least,
+                                                    std::int64_t most = std::numeric_limits<std::int64_t>::max()) const {
     const store::Array* array = find(name);
     if (array == nullptr) return {};
     if (array->shape != std::vector<std::int64_t>{tokens})
       wrong(name, fmt::format("its shape is {}, not [{}], one for each row of logits", shape_in_words(array->shape), tokens));
-    return integers_of(*array, least);
+    return integers_of(*array, least, most);
   }
-  std::vector<std::int64_t> integers_of(const store::Array& array, std::int64_t least) const {
-    const at::Tensor given = tensor(array), whole = given.to(at::kLong).contiguous();
+  std::vector<std::int64_t> integers_of(const store::Array& array, std::int64_t least, std::int64_t most) const {
+    const at::Tensor given = tensor(array);
+    constexpr double kLargestWhole = 9007199254740992.0;  // 2^53: doubles hold every integer up to here
+    if (given.is_floating_point() && given.abs().gt(kLargestWhole).any().item<bool>()) wrong(array.path, "a number beyond 2^53, which is no count");
+    const at::Tensor whole = given.to(at::kLong).contiguous();
     if (!at::equal(whole.to(given.scalar_type()), given)) wrong(array.path, "it must hold whole numbers");
     if (whole.numel() > 0 && whole.min().item<std::int64_t>() < least)
       wrong(array.path, fmt::format("it holds {}, and the least is {}", whole.min().item<std::int64_t>(), least));
+    if (whole.numel() > 0 && whole.max().item<std::int64_t>() > most)
+      wrong(array.path, fmt::format("it holds {}, and the most is {}", whole.max().item<std::int64_t>(), most));
     const auto* data = whole.const_data_ptr<std::int64_t>();
     return {data, data + whole.numel()};
   }
@@ -87,6 +93,9 @@ class Inputs {
  private:
   const RouteRequest& request_;
 };
+
+/// Entries of a hash table, 8 bytes each.
+constexpr std::int64_t kMostTableEntries = std::int64_t{1} << 28;
 
 /// Tokens as one pass: runs of one `sequence` id are sequences.
 struct Batch {
@@ -133,7 +142,7 @@ Batch batch_of(const RouteRequest& request, const Inputs& inputs, std::int64_t t
   }
 
   layout.domain.assign(static_cast<std::size_t>(layout.sequences), 0);
-  const auto domain = inputs.integers("domain", tokens, 0);
+  const auto domain = inputs.integers("domain", tokens, 0, kMostDomains - 1);
   batch.domains = request.domains;
   for (std::int64_t s = 0; domain && s < layout.sequences; ++s) {
     const std::int64_t begin = layout.begin_of(s), own = (*domain)[static_cast<std::size_t>(begin)];
@@ -146,7 +155,7 @@ Batch batch_of(const RouteRequest& request, const Inputs& inputs, std::int64_t t
     batch.domains = std::max(batch.domains, own + 1);
   }
 
-  if (const auto ids = inputs.integers("token", tokens, 0)) {
+  if (const auto ids = inputs.integers("token", tokens, 0, kMostTokenIds - 1)) {
     batch.vocabulary = request.vocabulary > 0 ? request.vocabulary : *std::ranges::max_element(*ids) + 1;
     if (const auto beyond = std::ranges::find_if(*ids, [&](std::int64_t id) { return id >= batch.vocabulary; }); beyond != ids->end())
       inputs.wrong("token", fmt::format("token {} is not below data.vocabulary = {}", *beyond, batch.vocabulary));
@@ -167,7 +176,9 @@ std::shared_ptr<const routing::Recording> recording_of(const RouteRequest& reque
   if (array->shape.size() != 2 || array->shape[0] != tokens)
     inputs.wrong("replay/expert", fmt::format("its shape is {}, not [{}, k]", shape_in_words(array->shape), tokens));
   const std::int64_t k = array->shape[1];
-  const auto chosen = inputs.integers_of(*array, -1);
+  if (k > experts)
+    inputs.wrong("replay/expert", fmt::format("its shape is {}, more choices than the {} experts", shape_in_words(array->shape), experts));
+  const auto chosen = inputs.integers_of(*array, -1, std::numeric_limits<std::int64_t>::max());
   routing::Recording::Flat flat;
   for (std::int64_t s = 0; s < layout.sequences; ++s)
     flat.key.insert(flat.key.end(),
@@ -309,6 +320,8 @@ Routed route(const RouteRequest& request) {
   if (given->shape.size() != 2 || given->shape[0] < 1 || given->shape[1] < 1)
     inputs.wrong("logits", fmt::format("its shape is {}, not [T, E]", shape_in_words(given->shape)));
   const std::int64_t tokens = given->shape[0], experts = given->shape[1], ffn_experts = experts - config.extra_experts.routed();
+  if (experts > kMostExperts)
+    inputs.wrong("logits", fmt::format("its shape is {}, and a model has at most {} experts", shape_in_words(given->shape), kMostExperts));
   if (ffn_experts < 1)
     throw Error(ErrorKind::config,
                 fmt::format("routing.extra_experts takes {} of the {} experts of logits: none is left", config.extra_experts.routed(), experts));
@@ -317,6 +330,11 @@ Routed route(const RouteRequest& request) {
   const routing::TokenLayout& layout = batch.layout;
   const auto selects = [&](const char* name) { return config.select == name || config.evaluation.select == name; };
   if (selects("hash") && !layout.ids.defined()) inputs.missing("routing.select = hash decides by token ids", "token", "[T], token ids");
+  if (selects("hash") && batch.vocabulary > kMostTableEntries / config.top_k)
+    throw Error(ErrorKind::config,
+                fmt::format("routing.select = hash needs a table of {} token ids times routing.top_k = {}, and the most is {} entries",
+                            batch.vocabulary, config.top_k, kMostTableEntries),
+                request.source);
   if (selects("reference") && inputs.find("domain") == nullptr)
     inputs.missing("routing.select = reference decides by domain", "domain", "[T], the domain of each token, from 0");
   // Where units differ in size, the methods that need whole ones look for themselves.

@@ -9,14 +9,17 @@
 #include <limits>
 #include <map>
 #include <numbers>
+#include <string_view>
 
 #include "assignments.hpp"
 #include "moesweep/comm/nccl.hpp"
 #include "moesweep/core/error.hpp"
+#include "moesweep/core/foreign_json.hpp"
 #include "moesweep/diagnose/testbed.hpp"
 #include "moesweep/model/costs.hpp"
 #include "moesweep/model/device.hpp"
 #include "moesweep/store/checkpoint.hpp"
+#include "moesweep/train/named_files.hpp"
 #include "optimiser.hpp"
 
 namespace moesweep::train {
@@ -139,8 +142,12 @@ Trainer::Trainer(const TrialConfig& config, const data::Source& source, const co
   if (any_layer(config, [](const auto& layer) { return selects(layer, "hash") && layer.hash_table == routing::HashTable::balanced; }))
     gang.agree([&] { options.token_frequency = token_frequency_of(source); }, "token frequencies");
   options.recording = read_replayed();
-  model_ = std::make_unique<model::MoeModel>(config.model, config.routing, source.vocabulary(), source.domains(), grid_, options);
-  if (!resumes) import_routers();
+  options.stop = stop;
+  // What one rank meets alone (a strategy that throws, memory) all must hear of, before the next collective.
+  gang.agree([&] { model_ = std::make_unique<model::MoeModel>(config.model, config.routing, source.vocabulary(), source.domains(), grid_, options); },
+             "making of the model");
+  ready_ = gang.minimum(model_->complete() ? 1 : 0, "end of making the model") == 1;
+  if (ready_ && !resumes) import_routers();
   losses_ = model_->loss_names();
   any_layer(config, [&](const auto& layer) {
     if (layer.granularity == routing::Granularity::sequence && layer.pool.by == routing::Pooling::prefix)
@@ -155,7 +162,7 @@ namespace {
 /// A logical array of a checkpoint. Version 1 has each expert's matrix for itself: `layers.0.experts.3.down` in place of `layers.0.experts.down`.
 class StoredArray {
  public:
-  StoredArray(const store::CheckpointReader& reader, const std::string& name) : reader_(reader) {
+  StoredArray(const store::CheckpointReader& reader, const std::string& name, std::string path) : reader_(reader), path_(std::move(path)) {
     const auto cut = name.find(".experts.");
     if (reader.has(name) || cut == std::string::npos) {
       names_ = {name};
@@ -167,8 +174,13 @@ class StoredArray {
     if (!stacked_) names_ = {name};  // which the reader then misses by name
   }
 
+  /// Of the whole. A `corrupt` error, on every rank, where experts of a layer differ.
   std::vector<std::int64_t> shape() const {
     auto shape = reader_.shape(names_.front());
+    for (const std::string& name : names_)
+      if (reader_.shape(name) != shape)
+        throw Error(ErrorKind::corrupt, "dataset " + name + ": its shape is another one than that of " + names_.front(), path_)
+            .thrown_on_every_rank();
     if (stacked_) shape.insert(shape.begin(), static_cast<std::int64_t>(names_.size()));
     return shape;
   }
@@ -192,14 +204,39 @@ class StoredArray {
 
  private:
   const store::CheckpointReader& reader_;
+  std::string path_;
   std::vector<std::string> names_;
   bool stacked_ = false;
 };
 
+/// Runs `read`, which reads a file that a key of the config names. A file that is missing, damaged, of another format or cannot be read becomes a
+/// `data` error with key and file: it is this trial's misfortune alone, and not the disk's on which the sweep lives.
+template <class Read>
+auto read_named(const std::string& key, const std::string& path, Read&& read) {
+  try {
+    return read();
+  } catch (const Error& error) {
+    if (error.kind() != ErrorKind::io && error.kind() != ErrorKind::corrupt && error.kind() != ErrorKind::data) throw;
+    const bool knows_better = error.kind() == ErrorKind::data && !error.hint().empty();
+    Error mine(ErrorKind::data, key + " names a file that cannot be used: " + error.message(), path,
+               knows_better ? error.hint() : "name another file in " + key + ", or make this one again");
+    if (error.on_every_rank()) mine.thrown_on_every_rank();
+    throw mine;
+  }
+}
+
+/// Collective. A `data` error, on every rank, when rank 0 finds that the file which `key` names is none that can be of use.
+void require_named(const comm::Communicator& gang, const std::string& key, const std::string& path) {
+  const std::string problem = gang.broadcast(gang.rank() == 0 ? problem_of({key, path}) : "", 0, "look for a file that the trial names");
+  if (!problem.empty())
+    throw Error(ErrorKind::data, key + " names a file that " + problem, path, "name another file in " + key + ", or make this one again")
+        .thrown_on_every_rank();
+}
+
 /// This rank's elements of a parameter of another trial, whatever type it was stored in; `key` names the option that asked for it.
 void read_parameter(const store::CheckpointReader& reader, model::Parameters& parameters, const model::Parameters::Logical& array,
                     const std::string& key, const std::string& path) {
-  const StoredArray from(reader, "parameters/" + array.name);
+  const StoredArray from(reader, "parameters/" + array.name, path);
   if (from.shape() != array.shape)
     throw Error(ErrorKind::config, key + ": " + array.name + " has another shape there than in this model", path).thrown_on_every_rank();
   const at::Tensor value = parameters.buffers(array.parameter_class).value.narrow(0, array.offset, array.count);
@@ -217,7 +254,11 @@ std::shared_ptr<const routing::Recording> Trainer::read_replayed() const {
   for (std::int64_t layer = 0; layer < config_.model.layers - config_.model.dense_layers; ++layer) {
     const auto routing = config_.routing.of_layer(layer);
     if (!selects(routing, "replay")) continue;
-    if (!recording) gang_.agree([&] { recording = read_assignments(routing.replay_from); }, "recorded assignments");
+    if (!recording) {
+      require_named(gang_, "routing.replay_from", routing.replay_from);
+      read_named("routing.replay_from", routing.replay_from,
+                 [&] { gang_.agree([&] { recording = read_assignments(routing.replay_from); }, "recorded assignments"); });
+    }
     // Every rank holds the whole record: what it lacks, all miss alike, before anything is trained.
     const auto need = [&](std::int64_t record, std::int64_t sequences, const std::string& what) {
       if (!recording->covers(record, layer, sequences))
@@ -239,8 +280,11 @@ void Trainer::import_routers() {
   for (const auto& array : model_->parameters().logical())
     if (!array.imported_from.empty()) by_path[array.imported_from].push_back(array);
   for (const auto& [path, arrays] : by_path) {
-    const store::CheckpointReader reader(gang_, path);
-    for (const auto& array : arrays) read_parameter(reader, model_->parameters(), array, "routing.import_from", path);
+    require_named(gang_, "routing.import_from", path);
+    read_named("routing.import_from", path, [&] {
+      const store::CheckpointReader reader(gang_, path);
+      for (const auto& array : arrays) read_parameter(reader, model_->parameters(), array, "routing.import_from", path);
+    });
   }
 }
 
@@ -692,29 +736,99 @@ void Trainer::write_checkpoint(const std::filesystem::path& path) {
 }
 
 void Trainer::read_parameters(const std::filesystem::path& path) {
-  const store::CheckpointReader reader(gang_, path);
-  for (const auto& array : model_->parameters().logical())
-    if (array.imported_from.empty())  // else routing.import_from names where it comes from
+  if (!ready_) return;
+  require_named(gang_, "train.init_from", path.string());
+  read_named("train.init_from", path.string(), [&] {
+    const store::CheckpointReader reader(gang_, path);
+    for (const auto& array : model_->parameters().logical()) {
+      if (!array.imported_from.empty()) continue;  // routing.import_from names where it comes from
+      if (!keeps_ready("stop between parameters")) return;
       read_parameter(reader, model_->parameters(), array, "train.init_from", path.string());
+    }
+  });
+}
+
+void Trainer::take_progress(const std::string& header, const store::TrialRecord& record, const std::string& path) {
+  const auto wrong = [](const std::string& what) { throw Error(ErrorKind::corrupt, what); };
+  // The record names its datasets without the group in which they are here.
+  const auto of_record = [](const auto& take) {
+    try {
+      take();
+    } catch (const Error& error) {
+      constexpr std::string_view kBegin = "dataset ";
+      if (!error.message().starts_with(kBegin)) throw;
+      throw Error(error.kind(), "dataset record/" + error.message().substr(kBegin.size()));
+    }
+  };
+  const std::string own = id_of(config_);
+  const auto check = [&] {
+    const Json json = parse_json(header, "dataset header/checkpoint");
+    const JsonView view(json, "dataset header/checkpoint");
+    const std::string trial = view["trial"].text(100);
+    if (!is_trial_id(trial)) view["trial"].refuse("a trial's id");
+    if (trial != own) wrong("the checkpoint is of trial " + trial + ", not of " + own);
+    step_ = view["step"].integer(0, steps_);
+    seconds_ = view["seconds"].number();
+    if (seconds_ < 0) view["seconds"].refuse("a number of seconds, at least 0");
+    of_record([&] { recorder_.restore(record, {"steps/", "evaluations/"}); });
+    // A row for each step, and evaluations at steps that were done.
+    const auto &steps = recorder_.values("steps/step"), &evaluations = recorder_.values("evaluations/step");
+    if (static_cast<std::int64_t>(steps.size()) != step_)
+      wrong("dataset record/steps/step: it has " + std::to_string(steps.size()) + " rows at step " + std::to_string(step_));
+    for (std::size_t i = 0; i < steps.size(); ++i)
+      if (steps[i] != static_cast<double>(i + 1))
+        wrong("dataset record/steps/step: row " + std::to_string(i) + " is not step " + std::to_string(i + 1));
+    for (std::size_t i = 0; i < evaluations.size(); ++i)
+      if (evaluations[i] < (i > 0 ? evaluations[i - 1] : 0) || evaluations[i] > static_cast<double>(step_))
+        wrong("dataset record/evaluations/step: row " + std::to_string(i) + " is out of order, or behind step " + std::to_string(step_));
+    if (!config_.routing.record) return;
+    routing::Recording::Bounds bounds;
+    bounds.least_record = -1 - step_;
+    bounds.most_record = step_ - 1;
+    bounds.layers = model_->moe_layers();
+    bounds.experts = model_->routed_experts();
+    of_record([&] { take_assignments(record, recording_, bounds); });
+  };
+  try {
+    check();
+  } catch (const Error& error) {
+    // Whoever looks for the checkpoint's own errors goes by the place, which is the file alone.
+    const bool placed = !error.where().empty() && error.where() != path;
+    throw Error(error.kind(), placed ? error.where() + ": " + error.message() : error.message(), path,
+                "remove it to start the trial from its beginning");
+  }
 }
 
 void Trainer::read_checkpoint(const std::filesystem::path& path) {
+  if (!ready_) return;
   const store::CheckpointReader reader(gang_, path);
-  const Json header = Json::parse(reader.header());
-  if (header.value("trial", "") != id_of(config_))
-    throw Error(ErrorKind::corrupt, "the checkpoint is of trial " + header.value("trial", "?") + ", not of " + id_of(config_), path.string(),
-                "remove it to start the trial from its beginning")
-        .thrown_on_every_rank();
+  const auto require_shape = [&](const std::string& name, const std::vector<std::int64_t>& found, const std::vector<std::int64_t>& expected) {
+    if (found != expected)
+      throw Error(ErrorKind::corrupt, "dataset " + name + ": its shape is another one than in this trial", path.string(),
+                  "remove it to start the trial from its beginning")
+          .thrown_on_every_rank();
+  };
+  gang_.agree([&] { take_progress(reader.header(), reader.record(), path.string()); }, "progress of a checkpoint");
   for (const auto& array : stored_arrays(model_->parameters(), grid_, /*once=*/false)) {
+    if (!keeps_ready("stop between arrays of a checkpoint")) return;
+    const StoredArray from(reader, array.name, path.string());
+    require_shape(array.name, from.shape(), array.shape);
     const at::Tensor read = array.elements.is_cpu() ? array.elements : at::empty(array.elements.sizes(), array.elements.options().device(at::kCPU));
-    StoredArray(reader, array.name).read(array.first, read);
+    from.read(array.first, read);
     if (!read.is_same(array.elements)) array.elements.copy_(read);
   }
-  for (auto& [name, tensor] : model_->state()) reader.read("state/" + name, DType::f64, 0, tensor.numel(), tensor.data_ptr());
-  step_ = header.at("step").get<std::int64_t>();
-  seconds_ = header.at("seconds").get<double>();
-  recorder_.restore(reader.record(), {"steps/", "evaluations/"});
-  if (config_.routing.record) take_assignments(reader.record(), recording_);
+  for (auto& [name, tensor] : model_->state()) {
+    const std::string stored = "state/" + name;
+    require_shape(stored, reader.shape(stored), tensor.sizes().vec());
+    reader.read(stored, DType::f64, 0, tensor.numel(), tensor.data_ptr());
+    // Every rank read the same.
+    if (!tensor.isfinite().all().item<bool>())
+      throw Error(ErrorKind::corrupt, "dataset " + stored + ": it holds what is no finite number", path.string(),
+                  "remove it to start the trial from its beginning")
+          .thrown_on_every_rank();
+  }
 }
+
+bool Trainer::keeps_ready(const char* what) { return ready_ = ready_ && !transport_->any(asked_to_stop(), what); }
 
 }  // namespace moesweep::train

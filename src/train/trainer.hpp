@@ -44,6 +44,8 @@ class Trainer {
   Trainer(const TrialConfig& config, const data::Source& source, const comm::Communicator& gang, const std::atomic<bool>* stop = nullptr,
           bool resumes = false, const comm::MakeTransport& make = {});
 
+  /// False when a stop was asked for, on any rank, before the model was made or read: the trainer can then only give its record.
+  bool ready() const { return ready_; }
   std::int64_t step() const { return step_; }  ///< steps done
   std::int64_t steps() const { return steps_; }
   model::MoeModel& model() { return *model_; }
@@ -65,8 +67,10 @@ class Trainer {
   const std::vector<store::Array>& trace() const { return trace_; }
 
   void write_checkpoint(const std::filesystem::path& path);
+  /// Goes on from a checkpoint of this trial, unless a stop is asked for meanwhile (`ready`). What does not fit the trial or itself (step, record,
+  /// state, shapes, types) is a `corrupt` error on every rank, whose place is `path`.
   void read_checkpoint(const std::filesystem::path& path);
-  /// Parameters only, for init_from.
+  /// Parameters only, for init_from. A file that is missing, damaged or none is a `data` error on every rank that names key and file.
   void read_parameters(const std::filesystem::path& path);
   /// Collective where assignments are recorded.
   store::TrialRecord record(const std::string& state, const std::string& reason) const;
@@ -88,6 +92,10 @@ class Trainer {
   std::vector<model::PassInput> passes_of(std::int64_t sequences, std::int64_t step, Fetch&& fetch) const;
   /// Whether this rank was asked to stop; a sign of life.
   bool asked_to_stop() const;
+  /// Collective: whether the trainer is ready still, which it is not once a rank was asked to stop.
+  bool keeps_ready(const char* what);
+  /// What a checkpoint's header and record say, checked against this trial and taken. `path` names the file in errors. Not collective.
+  void take_progress(const std::string& header, const store::TrialRecord& record, const std::string& path);
   /// False when a stop was asked for in its midst.
   bool evaluate_reading(routing::Mode mode, Evaluation& result, Trace* trace);
   void record_evaluation(const Evaluation& evaluation, const std::string& prefix);
@@ -109,6 +117,7 @@ class Trainer {
   std::int64_t step_ = 0, steps_ = 0;
   std::int64_t prefix_tokens_ = 0;  ///< of a sequence, that decide for the rest of it; 0 where none do
   double seconds_ = 0, validation_loss_ = 0;
+  bool ready_ = true;
   std::vector<store::Array> trace_;
 };
 

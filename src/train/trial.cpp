@@ -13,18 +13,31 @@ namespace moesweep::train {
 
 store::TrialRecord run_trial(const TrialConfig& config, const data::Source& source, const comm::Communicator& gang, const RunOptions& options) {
   if (gang.size() != config.ranks())
-    throw Error(ErrorKind::internal, "a gang of " + std::to_string(gang.size()) + " ranks for a trial of " + std::to_string(config.ranks()));
+    throw Error(ErrorKind::internal, "a gang of " + std::to_string(gang.size()) + " ranks for a trial of " + std::to_string(config.ranks()))
+        .thrown_on_every_rank();
   comm::watchdog::set_timeout(config.comm.timeout_seconds);
   at::set_num_threads(static_cast<int>(config.parallel.threads));
   Observer silent;
   Observer& observer = options.observer != nullptr && gang.rank() == 0 ? *options.observer : silent;
 
   const auto checkpoint = options.folder.empty() ? std::filesystem::path() : options.folder / "checkpoint.h5";
-  const bool resumes = !checkpoint.empty() && gang.maximum(std::filesystem::exists(checkpoint) ? 1 : 0, "looking for a checkpoint") > 0;
+  bool there = false;
+  if (!checkpoint.empty())
+    gang.agree(
+        [&] {
+          std::error_code failure;
+          there = std::filesystem::exists(checkpoint, failure);
+          if (failure) throw Error(ErrorKind::io, "cannot look for it: " + failure.message(), checkpoint.string());
+        },
+        "looking for a checkpoint");
+  const bool resumes = gang.maximum(there ? 1 : 0, "looking for a checkpoint") > 0;
   Trainer trainer(config, source, gang, options.stop, resumes);
   trainer.set_pulse(options.pulse);
   if (resumes) trainer.read_checkpoint(checkpoint);
   else if (!config.train.init_from.empty()) trainer.read_parameters(config.train.init_from);
+  // Nothing was trained since the last checkpoint, if there is one: it stays as it is.
+  if (!trainer.ready())
+    return trainer.record("preempted", "stopped by a signal or a deadline while the model was made, before any step of this attempt");
 
   const auto save = [&] {
     if (checkpoint.empty()) return;

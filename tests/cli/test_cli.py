@@ -18,6 +18,16 @@ MPIRUN = ["mpirun", "--allow-run-as-root", "--oversubscribe", "--bind-to", "none
 SUBCOMMANDS = ["doctor", "schema", "routers", "plan", "run", "train", "status", "aggregate", "results", "diff", "verify", "route", "bench", "retry", "submit", "cancel"]
 
 
+# A trial whose weights take several seconds to be drawn, and 1.6 GB.
+LARGE = """
+base: models/testbed-tiny.yaml
+data: data/synthetic8.yaml
+model: {width: 512, heads: 4, expert_width: 1024}
+train: {steps: 3, batch_sequences: 8, micro_batch_sequences: 8, warmup_steps: 1}
+evaluation: {every_steps: 0, tokens: 1024}
+"""
+
+
 class Case(unittest.TestCase):
     def setUp(self):
         self.scratch = tempfile.TemporaryDirectory()
@@ -470,6 +480,97 @@ class Killing(Case):
         states = [event["state"] for event in self.journal(self.folder / "runs/smoke") if event["event"] == "ended"]
         self.assertEqual(states[-1], "preempted")
         self.assertTrue(list(self.folder.glob("runs/smoke/trials/*/*/checkpoint.h5")))
+
+
+    def test_a_signal_ends_the_making_of_a_large_model(self):
+        (self.folder / "large.yaml").write_text("sweep: large\n" + LARGE)
+        (self.folder / "alone.yaml").write_text(LARGE)
+        for command, log in [(["run", "large.yaml"], "runs/large/trials/*/*/log.txt"), (["train", "alone.yaml", "--out", "alone"], "alone/log.txt")]:
+            launch = subprocess.Popen([PROGRAM, *command], cwd=self.folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            try:
+                deadline = time.time() + 100
+                while time.time() < deadline and not list(self.folder.glob(log)):
+                    time.sleep(0.01)
+                launch.send_signal(signal.SIGTERM)
+                self.assertEqual(launch.wait(timeout=150), 75)
+            finally:
+                launch.kill()
+                launch.wait()
+            text = next(iter(self.folder.glob(log))).read_text()
+            self.assertIn("preempted", text)
+            self.assertIn("while the model was made, before any step", text)
+            self.assertNotIn("step 1/", text)
+        self.assertFalse(list(self.folder.glob("**/checkpoint.h5")), "a model that was never trained needs none")
+        ended = [event for event in self.journal(self.folder / "runs/large") if event["event"] == "ended"]
+        self.assertEqual([event["state"] for event in ended], ["preempted"])
+
+
+class Named(Case):
+    """Files of other trials that a sweep names and that cannot be used: their trials pay alone. Warnings about numbers."""
+
+    FILE = """
+base: models/testbed-tiny.yaml
+data: data/synthetic8.yaml
+model: {width: 32, heads: 2, expert_width: 16}
+train: {steps: 40, batch_sequences: 16, micro_batch_sequences: 2, warmup_steps: 1}
+evaluation: {every_steps: 0, tokens: 1024}
+points:
+  - {seed: 1}
+  - {seed: 2, train.init_from: missing.h5}
+  - {seed: 3, train.init_from: text.h5}
+  - {seed: 4, routing.learning: imported, routing.import_from: cut.h5}
+  - {seed: 5, routing.select: replay, routing.replay_from: text.h5}
+  - {seed: 6}
+"""
+
+    def setUp(self):
+        super().setUp()
+        (self.folder / "named.yaml").write_text("sweep: named\n" + self.FILE)
+        (self.folder / "text.h5").write_text("no HDF5 at all")
+        (self.folder / "cut.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(1000))  # looks like one until it is read
+
+    def test_plan_and_run_tell_before_anything_runs(self):
+        plan = json.loads(self.call("plan", "named.yaml", "--json")[0])
+        ids = {trial["axes"]["seed"]: trial["id"] for trial in plan["trials"]}
+        expected = [("routing.replay_from", "text.h5", "is no HDF5 file", 5), ("train.init_from", "missing.h5", "is not there", 2), ("train.init_from", "text.h5", "is no HDF5 file", 3)]
+        self.assertEqual(plan["problems"], [{"key": key, "file": file, "problem": problem, "trials": 1, "ids": [ids[seed]]} for key, file, problem, seed in expected])
+        sentences = [f"{key} names a file that {problem}: {file} (1 trial: {ids[seed]})" for key, file, problem, seed in expected]
+        text = self.call("plan", "named.yaml")[0]
+        for sentence in sentences:
+            self.assertIn("warning: " + sentence + "\n", text)
+        _, err = self.call("run", "named.yaml", "train.steps=1", "--only=seed == 2", code=1)
+        self.assertIn("train.init_from names a file that is not there: missing.h5 (1 trial: ", err)
+        self.assertNotIn("text.h5", err)
+        self.assertEqual(json.loads(self.call("plan", "smoke", "--json")[0])["problems"], [])
+
+    def expect_states(self, *overrides, ranks):
+        out, _ = self.call("run", "named.yaml", "train.steps=2", *overrides, ranks=ranks, code=1)
+        self.assertIn("2 done, 4 failed", out)
+        ended = [event for event in self.journal(self.folder / "runs/named") if event["event"] == "ended"]
+        self.assertEqual(len(ended), 6)
+        reasons = sorted(event["reason"] for event in ended if event["state"] == "failed")
+        self.assertRegex(reasons[0], r"^cut\.h5: routing\.import_from names a file that cannot be used: ")
+        self.assertEqual(reasons[1], "missing.h5: train.init_from names a file that is not there")
+        self.assertEqual(reasons[2:], [f"text.h5: {key} names a file that is no HDF5 file" for key in ["routing.replay_from", "train.init_from"]])
+        # They are over: nothing is tried again, and nothing else is lost.
+        out, _ = self.call("run", "named.yaml", "train.steps=2", *overrides, ranks=ranks, code=1)
+        self.assertIn("2 done, 4 failed", out)
+        self.assertEqual(len([event for event in self.journal(self.folder / "runs/named") if event["event"] == "ended"]), 6)
+
+    def test_their_trials_fail_alone(self):
+        self.expect_states(ranks=0)
+
+    def test_their_trials_fail_alone_on_every_rank_of_a_gang(self):
+        self.expect_states("parallel.data=2", ranks=2)
+
+    def test_train_warns_of_a_loss_that_guesses_have_too(self):
+        (self.folder / "one.yaml").write_text(self.FILE.split("points:")[0])
+        trained = json.loads(self.call("train", "one.yaml", "--out", "trained")[0])
+        self.assertEqual(trained["warnings"], [], trained["metrics"]["loss"])
+        guessing = ["train", "one.yaml", "train.steps=1", "train.learning_rate=1e-12", "--out", "guessing"]
+        for _ in range(2):  # made, then found
+            guesses = json.loads(self.call(*guessing)[0])
+            self.assertEqual((guesses["state"], guesses["warnings"]), ("done", ["no_better_than_uniform"]), guesses["metrics"]["loss"])
 
 
 class Gangs(Case):

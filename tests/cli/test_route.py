@@ -561,6 +561,30 @@ class Errors(Case):
         self.wrong(7, "no state of this strategy", state_bias=np.ones(4))
         self.assertIn("this strategy has no state", self.error)
 
+    def test_sizes_that_a_file_names_have_bounds(self):
+        """Ids are sizes of tables: a few bytes must not ask for terabytes."""
+        most = 4194304  # the largest vocabulary, and as many domains
+        for name in ["token", "domain"]:
+            for router in ["hash_random", "top_k"]:
+                for value in [most, 2**40, 2**63 - 1]:
+                    self.wrong(7, f"dataset {name}: it holds {value}, and the most is {most - 1}", router, **{"token": np.zeros(6, dtype=np.int64)} | {name: np.full(6, value)})
+            self.wrong(7, f"dataset {name}: a number beyond 2^53, which is no count", **{name: np.full(6, 1e300)})
+            self.wrong(7, f"dataset {name}: a number beyond 2^53, which is no count", **{name: np.full(6, np.inf)})
+        self.wrong(7, "dataset mask: a number beyond 2^53", mask=np.full(6, -1e300))
+        self.route("top_k", "routing.top_k=2", logits=self.logits(6, 4), token=np.full(6, most - 1), domain=np.full(6, most - 1))
+        wide = self.route("hash_random", "routing.top_k=2", logits=self.logits(6, 4), token=np.full(6, most - 1))
+        self.assertEqual(len(set(wide["expert"][:2])), 2)
+        self.wrong(3, "a table of 4194304 token ids times routing.top_k = 70, and the most is 268435456", "hash_random", "routing.top_k=70", logits=self.logits(6, 80), token=np.full(6, most - 1))
+        self.wrong(7, "and a model has at most 262144 experts", logits=np.zeros((1, 262145), dtype=np.float32))
+
+    def test_choices_to_replay(self):
+        for choices, text in [(np.full((6, 2), 2**40), f"token 0 goes to expert {2**40} of 4"), (np.full((6, 2), -2), "it holds -2, and the least is -1"), (np.full((6, 2), 0.5), "whole numbers"),
+                              (np.full((6, 1), np.nan), "dataset replay/expert: a NaN at [0, 0]"), (np.full((6, 2), np.inf), "dataset replay/expert: a number beyond 2^53"),
+                              (np.full((6, 5), -1), "its shape is [6, 5], more choices than the 4 experts"), (np.full((5, 2), 0), "its shape is [5, 2], not [6, k]"), (np.zeros(6), "it has 1 dimensions, not 2")]:
+            self.wrong(7, text, "replay", replay_expert=choices)
+        out = self.route("replay", "routing.top_k=2", logits=self.logits(6, 4), replay_expert=np.zeros((6, 0), dtype=np.int64))
+        self.assertEqual(out["expert"].size, 0)
+
     def test_without_logits(self):
         self.route("top_k", mask=np.ones(4), code=7)
         self.assertIn("add the dataset logits: [T, E]", self.error)

@@ -5,6 +5,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <atomic>
 #include <map>
 #include <memory>
 #include <span>
@@ -61,6 +62,7 @@ struct MoeModelOptions {
   std::shared_ptr<const routing::Recording> recording = {};  ///< for replay
   bool recompute = false;                                    ///< layers keep their inputs alone and run again in backward
   bool shard_moments = false;                                ///< each rank keeps, and updates by, its part of the moments alone
+  const std::atomic<bool>* stop = nullptr;                   ///< once it is set, the model is not made to its end (`complete`); may be null
 };
 
 class MoeModel {
@@ -68,6 +70,9 @@ class MoeModel {
   /// The experts are spread over `grid.experts()`, whose size must divide their number. `grid` must outlive the model.
   MoeModel(const ModelConfig& config, const routing::RoutingConfig& routing, std::int64_t vocabulary, std::int64_t domains, comm::Grid& grid,
            const MoeModelOptions& options);
+
+  /// False when `MoeModelOptions::stop` was set before the model was made: then it can only be thrown away.
+  bool complete() const { return complete_; }
 
   Parameters& parameters() { return parameters_; }
   std::int64_t moe_layers() const { return config_.layers - config_.dense_layers; }
@@ -149,7 +154,7 @@ class MoeModel {
   Parameters parameters_;
   at::ScalarType compute_;
   c10::Device device_;
-  bool recompute_;
+  bool recompute_, complete_;
   std::vector<routing::LayerRouter> routers_;
 };
 

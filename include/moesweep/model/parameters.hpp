@@ -5,6 +5,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <array>
+#include <atomic>
 #include <cstdint>
 #include <map>
 #include <string>
@@ -55,10 +56,13 @@ struct Holdings {
 
 class Parameters {
  public:
-  /// Buffers of `dtype` (fp32, or fp64), initialised as a pure function of (seed, name, element).
+  /// Buffers of `dtype` (fp32, or fp64), initialised as a pure function of (seed, name, element). Once `stop` is set (it may be null, and may be set
+  /// by another thread or a signal) what is left of the values is not made: see `complete`.
   Parameters(const ModelConfig& config, std::int64_t vocabulary, at::ScalarType dtype, std::int64_t seed, const routing::RoutingConfig& routing = {},
-             const Holdings& holdings = {}, c10::Device device = c10::kCPU);
+             const Holdings& holdings = {}, c10::Device device = c10::kCPU, const std::atomic<bool>* stop = nullptr);
 
+  /// False when a stop kept some values from being made: the parameters are then of no use.
+  bool complete() const { return complete_; }
   Buffers& buffers(ParameterClass c) { return buffers_[static_cast<std::size_t>(c)]; }
   const std::vector<Span>& spans() const { return spans_; }
   /// A dense parameter as an autograd leaf whose gradient is a view into the buffer. [shape]
@@ -86,8 +90,10 @@ class Parameters {
 
  private:
   void append(Span span);
-  void draw(const Span& span, Purpose purpose, std::int64_t step);
+  /// False when `stop` was set before all values were drawn.
+  bool draw(const Span& span, Purpose purpose, std::int64_t step, const std::atomic<bool>* stop = nullptr);
   std::int64_t seed_, experts_, first_expert_;
+  bool complete_ = true;
   std::vector<Span> spans_;
   std::array<std::int64_t, 2> sizes_{0, 0};
   std::array<Buffers, 2> buffers_;

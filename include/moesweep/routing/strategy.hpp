@@ -88,7 +88,7 @@ class Part {
 
   /// Collective over the gang, after each optimizer step.
   virtual void end_step(comm::Transport& /*gang*/) {}
-  /// Persistent state by name, for checkpoints: fp64 tensors that may be written through.
+  /// Persistent state by name, for checkpoints: fp64 tensors of finite numbers that may be written through.
   virtual std::vector<std::pair<std::string, at::Tensor>> state() { return {}; }
   /// False when it makes a token's routing depend on later tokens.
   virtual bool causal(Mode /*mode*/) const { return true; }

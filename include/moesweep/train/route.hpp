@@ -25,6 +25,10 @@ struct RouteDataset {
 /// `logits` is needed, the others are optional or needed by some strategies.
 const std::vector<RouteDataset>& route_datasets();
 
+/// Numbers of tokens, domains and experts that a file may name are below these: the largest vocabulary and number of experts of a model. They
+/// are sizes of tables.
+inline constexpr std::int64_t kMostTokenIds = 4194304, kMostDomains = 4194304, kMostExperts = 262144;
+
 /// T tokens, E experts, k experts per token, N slots.
 struct RouteRequest {
   routing::RoutingConfig routing;    ///< of the layer (`RoutingConfig::of_layer`)

@@ -36,7 +36,8 @@ enum class Fault { none, not_a_number };
 struct RunOptions {
   /// Folder of the trial's files; checkpoint.h5 is written and looked for there. Empty: no checkpoints.
   std::filesystem::path folder;
-  /// Asks the trial to stop at the next step's end (signal, deadline); read on every rank, agreed collectively. May be null.
+  /// Asks the trial to stop at the next step's end, or while its model is made (signal, deadline); read on every rank, agreed collectively. May be
+  /// null.
   const std::atomic<bool>* stop = nullptr;
   Observer* observer = nullptr;  ///< may be null
   /// Goes up each time the trial looks whether to stop: at every step and batch of an evaluation. May be null.
@@ -46,7 +47,9 @@ struct RunOptions {
 };
 
 /// How a trial ended; `record` is complete for `done` and `diverged`, and holds what there is for `preempted`.
-/// States: `done`, `diverged` (NaN or loss above train.loss_limit), `preempted` (stopped, checkpoint written).
+/// States: `done`, `diverged` (NaN or loss above train.loss_limit), `preempted` (stopped; a checkpoint was written, or nothing was trained since the
+/// last one). Errors: a file of another trial that the config names and that cannot be used is a `data` error with key and file; a checkpoint of this
+/// trial that is damaged or does not fit it is a `corrupt` one whose place is that file.
 /// The record's provenance is left empty: the caller fills it. Errors that every rank of the gang throws alike are marked so
 /// (`Error::on_every_rank`). Sets the threads of this process to parallel.threads.
 store::TrialRecord run_trial(const TrialConfig& config, const data::Source& source, const comm::Communicator& gang, const RunOptions& options);
