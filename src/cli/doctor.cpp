@@ -13,6 +13,7 @@
 
 #include "cli.hpp"
 #include "moesweep/comm/nccl.hpp"
+#include "moesweep/core/text.hpp"
 #include "moesweep/core/version.hpp"
 #include "moesweep/data/source.hpp"
 #include "moesweep/launch/command.hpp"
@@ -156,11 +157,12 @@ void add_doctor(CLI::App& app, Invocation& invocation) {
     Json list = Json::array();
     for (const Finding& finding : findings) {
       if (finding.state == "wrong") invocation.exit_code = ExitCode::io;
-      text += fmt::format("{:<6}{:<10}{}\n", finding.state, finding.topic, finding.text);
+      text += fmt::format("{:<6}{:<10}{}\n", finding.state, finding.topic, printable_line(finding.text));
       if (!finding.mend.empty()) text += fmt::format("{:16}mend: {}\n", "", finding.mend);
       list.push_back({{"topic", finding.topic}, {"state", finding.state}, {"text", finding.text}, {"mend", finding.mend}});
     }
-    print(*json ? list.dump(2) + "\n" : text);
+    if (*json) print_json(list);
+    else print(text);
   });
 }
 

@@ -18,6 +18,7 @@
 #include <utility>
 
 #include "moesweep/core/error.hpp"
+#include "moesweep/core/text.hpp"
 
 namespace moesweep::comm::watchdog {
 
@@ -165,7 +166,7 @@ std::unique_lock<std::mutex> be_the_last() {
 }
 
 void say(const std::string& text) {
-  std::fprintf(stderr, "%s\n", text.c_str());
+  std::fprintf(stderr, "%s\n", printable(text).c_str());
   std::fflush(stderr);
 }
 
