@@ -103,8 +103,8 @@ std::string count_in_words(double count);  ///< "570 k", "20.0 M"
 std::string bytes_in_words(double bytes);  ///< "12.3 MiB"
 /// Rows as left-aligned columns, numbers right-aligned; the first row is the heading.
 std::string table(const std::vector<std::vector<std::string>>& rows);
-void print(const std::string& text);                   ///< text for people to standard output, without what commands a terminal
-void print_json(const Json& value, int indent = 2);    ///< JSON and a line break to standard output; -1: on one line
-void write_to_stdout(const std::string& text);         ///< as it is; an `io` error when that fails
+void print(const std::string& text);                 ///< text for people to standard output, without what commands a terminal
+void print_json(const Json& value, int indent = 2);  ///< JSON and a line break to standard output; -1: on one line
+void write_to_stdout(const std::string& text);       ///< as it is; an `io` error when that fails
 
 }  // namespace moesweep::cli

@@ -101,7 +101,8 @@ Finding data_folder() {
   std::string stores;
   std::error_code failure;
   for (const auto& entry : fs::directory_iterator(folder, failure))
-    if (fs::exists(entry.path() / "manifest.json")) stores += (stores.empty() ? "" : ", ") + entry.path().filename().string();
+    if (std::error_code none; fs::exists(entry.path() / "manifest.json", none))
+      stores += (stores.empty() ? "" : ", ") + entry.path().filename().string();
   if (stores.empty())
     return {"data", "note", fmt::format("no token store in {}", fs::absolute(folder).string()),
             "build one: moesweep-data build configs/data/languages8.yaml (or use data/synthetic8.yaml, which needs none)"};
@@ -110,7 +111,7 @@ Finding data_folder() {
 
 Finding configs() {
   for (const auto& folder : spec::config_folders())
-    if (fs::is_directory(folder / "sweeps")) return {"configs", "ok", folder.string(), ""};
+    if (std::error_code none; fs::is_directory(folder / "sweeps", none)) return {"configs", "ok", folder.string(), ""};
   return {"configs", "wrong", "no configs folder was found", "set MOESWEEP_CONFIGS to the configs folder of moesweep"};
 }
 

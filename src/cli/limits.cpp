@@ -96,7 +96,8 @@ double memory_limit_of(const std::string& text) {
 
 void add_limits(CLI::App& sub, LimitOptions& options, bool one_trial) {
   const auto duration_or_0 = readable_by([](const std::string& text) { (void)(text == "0" ? 0.0 : seconds_of(text, "")); });
-  sub.add_option("--deadline", options.deadline, "time from now; trials are checkpointed then (default: the end of the Slurm job)")->check(duration());
+  sub.add_option("--deadline", options.deadline, "time from now; trials are checkpointed then (default: the end of the Slurm job)")
+      ->check(duration());
   sub.add_option("--trial-timeout", options.trial_timeout, "an attempt that takes longer is checkpointed and ends as timed_out")->check(duration());
   sub.add_option("--stall-timeout", options.stall_timeout,
                  "one that gives no sign of life for so long is ended with its step (default: 30m; 0: never)")

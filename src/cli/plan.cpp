@@ -291,7 +291,8 @@ void add_plan(CLI::App& app, Invocation& invocation) {
   sub->add_flag("--json", options->json, "as JSON");
   sub->add_flag("--all", options->all, fmt::format("list every trial; without it the first {}", kListed));
   sub->add_option("--memory-per-rank", options->memory_per_rank, "names the trials that need more (2GiB), and the gang that would do")->check(size());
-  sub->add_option("--shards", options->array.shards, "elements of a job array (default: chosen from the work)")->check(integer_in(1, plan::kMostShards));
+  sub->add_option("--shards", options->array.shards, "elements of a job array (default: chosen from the work)")
+      ->check(integer_in(1, plan::kMostShards));
   sub->add_option("--max-array-size", options->array.max_array_size, "Slurm's MaxArraySize (1001)")->check(integer_in(2, 10000000));
   sub->add_option("--time-limit", options->time_limit, "the partition's, as Slurm writes it (1-00:00:00, 30 = minutes), or 90min, 4h")->check(time);
   sub->add_flag("--simulate", options->simulate, "run the scheduler on a simulated clock over --ranks, with:");

@@ -218,7 +218,8 @@ void add_verify(CLI::App& app, Invocation& invocation) {
     require_readable_file(*file, "name the file itself: DIR/sweep.h5, or the trial.h5 of a trial's folder");
     const store::Verification verification = store::verify(*file);
     if (verification.problems.empty()) {
-      print(fmt::format("{}: sound, {} datasets, {} rows, digest {}\n", printable_line(*file), verification.datasets, verification.rows, verification.digest));
+      print(fmt::format("{}: sound, {} datasets, {} rows, digest {}\n", printable_line(*file), verification.datasets, verification.rows,
+                        verification.digest));
       return;
     }
     std::string problems;

@@ -38,7 +38,8 @@ std::string line_of(const launch::Failure& failure) {
   std::string ids;
   for (std::size_t i = 0; i < std::min(kShown, failure.trials.size()); ++i) ids += (i > 0 ? ", " : "") + failure.trials[i];
   if (failure.trials.size() > kShown) ids += ", ...";
-  return fmt::format("  {:>6} {}: {} ({})\n", failure.trials.size(), printable_line(failure.state), printable_line(failure.reason), printable_line(ids));
+  return fmt::format("  {:>6} {}: {} ({})\n", failure.trials.size(), printable_line(failure.state), printable_line(failure.reason),
+                     printable_line(ids));
 }
 
 /// What the queue says of the folder's jobs; asked again at most every half minute.

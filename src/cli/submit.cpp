@@ -87,10 +87,9 @@ void add_submit(CLI::App& app, Invocation& invocation) {
   sub->add_option("--ranks", submit.ranks, "ranks of a shard (default: the largest gang)")->check(integer_in(1, plan::kMostRanks));
   sub->add_option("--nodes", submit.nodes, "nodes of a shard")->check(integer_in(1, plan::kMostRanks));
   sub->add_option("--time", submit.time, "time limit of an element, as sbatch takes it")->check(time);
-  sub->add_option("--signal-seconds", options->signal_seconds, "USR2 so long before it (300, at most a quarter of it)")
-      ->check(integer_in(1, 65535));
+  sub->add_option("--signal-seconds", options->signal_seconds, "USR2 so long before it (300, at most a quarter of it)")->check(integer_in(1, 65535));
   sub->add_option("--throttle", submit.throttle, "elements that run at a time")->check(integer_in(1, plan::kMostShards));
-  sub->add_option("--after", submit.after, "start after this job has ended, however");
+  sub->add_option("--after", submit.after, "start after this job has ended, however")->check(readable_by(launch::require_job_id));
   sub->add_option("--patience", submit.patience_seconds, "seconds that a busy controller is asked again (600)")->check(number_in(0, 1e7));
   sub->add_option("--call-timeout", submit.call_seconds, "seconds of one call of Slurm (60)")->check(number_in(0.1, 1e5));
   sub->add_flag("--again", submit.again, "although an array of this folder is in the queue");

@@ -215,8 +215,10 @@ std::string type_in_words(const Field& field, bool with_every_bound) {
   if (field.maximum < (with_every_bound ? kInfinity : kTechnicalBound)) most = fmt::format(" <= {}", bound_in_words(field, field.maximum));
   if (with_every_bound && number) {
     // What the type itself can hold.
-    if (least.empty()) least = integer ? fmt::format(" >= {}", std::numeric_limits<std::int64_t>::min()) : fmt::format(" >= {}", -std::numeric_limits<double>::max());
-    if (most.empty()) most = integer ? fmt::format(" <= {}", std::numeric_limits<std::int64_t>::max()) : fmt::format(" <= {}", std::numeric_limits<double>::max());
+    if (least.empty())
+      least = integer ? fmt::format(" >= {}", std::numeric_limits<std::int64_t>::min()) : fmt::format(" >= {}", -std::numeric_limits<double>::max());
+    if (most.empty())
+      most = integer ? fmt::format(" <= {}", std::numeric_limits<std::int64_t>::max()) : fmt::format(" <= {}", std::numeric_limits<double>::max());
   }
   words += least + (least.empty() || most.empty() ? "" : " and") + most;
   if (field.may_be_none) words += " or none";

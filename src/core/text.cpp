@@ -94,9 +94,8 @@ std::string as_utf8(std::string_view text) { return escaped(text, utf8_of); }
 
 std::string json_text(const Json& value, int indent) {
   // What remains hidden in it stands inside a text: line breaks between values are written by `dump`, those in texts are escaped already.
-  return escaped(value.dump(indent, ' ', /*ensure_ascii=*/false, Json::error_handler_t::replace), [](char32_t code) {
-    return code == '\n' ? std::string("\n") : fmt::format("\\u{:04x}", static_cast<unsigned>(code));
-  });
+  return escaped(value.dump(indent, ' ', /*ensure_ascii=*/false, Json::error_handler_t::replace),
+                 [](char32_t code) { return code == '\n' ? std::string("\n") : fmt::format("\\u{:04x}", static_cast<unsigned>(code)); });
 }
 
 std::string utc_now(int fraction_digits) {

@@ -44,8 +44,9 @@ Retries parse_retries(const std::string& text) {
       read = result.ec == std::errc() && result.ptr == last && number >= 0 && number <= 1000000;
     }
     if (!read)
-      throw Error(ErrorKind::usage, fmt::format("'{}' is no budget of retries", part), "--retries",
-                  "give CAUSE=N with CAUSE crashed, failed, out_of_memory, timed_out or all and N from 0 to 1000000, for example crashed=2,timed_out=1");
+      throw Error(
+          ErrorKind::usage, fmt::format("'{}' is no budget of retries", part), "--retries",
+          "give CAUSE=N with CAUSE crashed, failed, out_of_memory, timed_out or all and N from 0 to 1000000, for example crashed=2,timed_out=1");
     for (int* budget : place->second) *budget = number;
   }
   return retries;
