@@ -10,6 +10,7 @@
 
 #include "cli.hpp"
 #include "moesweep/core/log.hpp"
+#include "moesweep/core/publish.hpp"
 #include "moesweep/core/text.hpp"
 #include "moesweep/core/version.hpp"
 #include "moesweep/launch/provenance.hpp"
@@ -57,6 +58,8 @@ std::string in_words(const train::CommBench& bench, int ranks) {
   return text + table(rows) + fmt::format("tokens/s of experts over all ranks / sequences alone: {:.3f}\n", bench.ratio);
 }
 
+constexpr std::int64_t kMostLogits = std::int64_t{1} << 28;  // a GiB in fp32
+
 constexpr const char* kModel = "models/testbed-tiny.yaml";
 
 void add_bench_comm(CLI::App& group, Invocation& invocation) {
@@ -74,8 +77,8 @@ void add_bench_comm(CLI::App& group, Invocation& invocation) {
                  "mpirun -n 2 moesweep bench comm models/wide.yaml --steps 5 --json");
   sub->add_option("TRIAL", options->trial, "a trial's file, looked up as `base` is")->capture_default_str();
   sub->add_option("OVERRIDE", options->overrides, "key=value");
-  sub->add_option("--steps", options->bench.steps, "training steps of a run")->check(CLI::Range(1, 1000000))->capture_default_str();
-  sub->add_option("--repeats", options->bench.repeats, "runs of each layout, in turn")->check(CLI::Range(1, 1000))->capture_default_str();
+  sub->add_option("--steps", options->bench.steps, "training steps of a run")->check(integer_in(1, 1000000))->capture_default_str();
+  sub->add_option("--repeats", options->bench.repeats, "runs of each layout, in turn")->check(integer_in(1, 1000))->capture_default_str();
   sub->add_flag("--json", options->json, "as JSON");
   sub->callback([options, sub, &invocation] {
     // Without a file: a trial like the quickstart's, which needs no text here.
@@ -98,7 +101,7 @@ void add_bench_comm(CLI::App& group, Invocation& invocation) {
       } else {
         Json all = {{"version", fmt::format("moesweep {} ({})", version(), git_version())}, {"ranks", world.size()}, {"trial", options->trial}};
         all.update(bench.json());
-        print(all.dump(2) + "\n");
+        print_json(all);
       }
       return ExitCode::ok;
     });
@@ -176,6 +179,7 @@ void add_bench_calibrate(CLI::App& group, Invocation& invocation) {
     const std::filesystem::path file = options->out.empty() ? plan::machine_file() : std::filesystem::path(options->out);
     if (file.empty())
       throw Error(ErrorKind::usage, "no place for the machine's file: neither HOME nor XDG_CONFIG_HOME is set", "", "name it with --out FILE");
+    require_replaceable(file);  // before half a minute of work
     invocation.exit_code = with_mpi([&](const comm::Communicator& world) {
       log::configure(world.rank(), world.size());
       options->bench.progress = [](const std::string& what) { log::info(what); };
@@ -186,7 +190,8 @@ void add_bench_calibrate(CLI::App& group, Invocation& invocation) {
             if (world.rank() != 0) return;
             const plan::MachineSpeed machine = speed_of(calibration);
             plan::write_machine(file, machine);
-            print(options->json ? machine.json().dump(2) + "\n" : in_words(machine, calibration) + "written: " + file.string() + "\n");
+            if (options->json) print_json(machine.json());
+            else print(in_words(machine, calibration) + "written: " + printable_line(file.string()) + "\n");
           },
           "writing of the machine's file");
       return ExitCode::ok;
@@ -212,12 +217,16 @@ void add_bench(CLI::App& app, Invocation& invocation) {
                              "What routing costs on one core: the forward and backward time per token of each preset against plain top-k, and of\n"
                              "plain top-k, from logits to the permutation of slots, against the same in eager ATen operators.",
                              "moesweep bench routing --experts 8,64 --router top_k,sinkhorn --json");
-  sub->add_option("--tokens", options->routing.tokens, "tokens of a step")->check(CLI::Range(1, 16777216))->capture_default_str();
-  sub->add_option("--experts", options->routing.experts, "numbers of experts")->delimiter(',')->check(CLI::Range(1, 65536))->capture_default_str();
+  sub->add_option("--tokens", options->routing.tokens, "tokens of a step")->check(integer_in(1, 16777216))->capture_default_str();
+  sub->add_option("--experts", options->routing.experts, "numbers of experts")->delimiter(',')->check(integer_in(1, 65536))->capture_default_str();
   sub->add_option("--router", options->routers, "presets (default: all that logits suffice for)")->delimiter(',');
-  sub->add_option("--repeats", options->routing.repeats, "measurements of each")->check(CLI::Range(1, 1000000))->capture_default_str();
+  sub->add_option("--repeats", options->routing.repeats, "measurements of each")->check(integer_in(1, 1000000))->capture_default_str();
   sub->add_flag("--json", options->json, "as JSON");
   sub->callback([options, &invocation] {
+    const std::int64_t widest = std::ranges::max(options->routing.experts);
+    if (options->routing.tokens > kMostLogits / widest)
+      throw Error(ErrorKind::usage, fmt::format("{} tokens of {} experts are more than {} logits", options->routing.tokens, widest, kMostLogits),
+                  "--tokens", "give fewer tokens or experts: every logit takes several times 4 bytes");
     for (const std::string& name : options->routers) options->routing.routers.emplace_back(name, spec::load_router(name));
     if (options->routers.empty())
       for (const spec::Preset& preset : spec::router_presets()) options->routing.routers.emplace_back(preset.name, preset.load());
@@ -232,7 +241,7 @@ void add_bench(CLI::App& app, Invocation& invocation) {
                   {"threads", 1},
                   {"dtype", "fp32"}};
       all.update(bench.json());
-      print(all.dump(2) + "\n");
+      print_json(all);
     }
     invocation.exit_code = ExitCode::ok;
   });

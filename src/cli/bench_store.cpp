@@ -365,9 +365,9 @@ void add_bench_store(CLI::App& group, Invocation& invocation) {
                  "serial program that opens each trial file and reads every dataset by plain HDF5 calls. Also: peak memory of each rank at a tenth\n"
                  "of the trials and at all, trial files written per second by 1, 2, 4 ... ranks, aggregating again with nothing new, and `status`.",
                  "mpirun -n 2 moesweep bench store --trials 10000 --json");
-  sub->add_option("--trials", options->trials, "trials of the sweep, about 110 KiB each")->check(CLI::Range(1, 10000000))->capture_default_str();
+  sub->add_option("--trials", options->trials, "trials of the sweep, about 110 KiB each")->check(integer_in(1, 1000000))->capture_default_str();
   sub->add_option("--repeats", options->repeats, "measurements of reading and aggregating, in turn: the median counts")
-      ->check(CLI::Range(1, 1000))
+      ->check(integer_in(1, 1000))
       ->capture_default_str();
   sub->add_option("--folder", options->folder, "new folder for the files, kept (default: a temporary one, removed)");
   sub->add_flag("--json", options->json, "as JSON");
@@ -397,7 +397,8 @@ void add_bench_store(CLI::App& group, Invocation& invocation) {
       };
       try {
         const Json bench = measure(world, *options, folder);
-        if (world.rank() == 0) print(options->json ? bench.dump(2) + "\n" : in_words(bench));
+        if (world.rank() == 0 && options->json) print_json(bench);
+        else if (world.rank() == 0) print(in_words(bench));
       } catch (...) {
         remove();
         throw;

@@ -13,6 +13,7 @@
 
 #include "cli.hpp"
 #include "moesweep/comm/nccl.hpp"
+#include "moesweep/core/text.hpp"
 #include "moesweep/core/version.hpp"
 #include "moesweep/data/source.hpp"
 #include "moesweep/launch/command.hpp"
@@ -100,7 +101,8 @@ Finding data_folder() {
   std::string stores;
   std::error_code failure;
   for (const auto& entry : fs::directory_iterator(folder, failure))
-    if (fs::exists(entry.path() / "manifest.json")) stores += (stores.empty() ? "" : ", ") + entry.path().filename().string();
+    if (std::error_code none; fs::exists(entry.path() / "manifest.json", none))
+      stores += (stores.empty() ? "" : ", ") + entry.path().filename().string();
   if (stores.empty())
     return {"data", "note", fmt::format("no token store in {}", fs::absolute(folder).string()),
             "build one: moesweep-data build configs/data/languages8.yaml (or use data/synthetic8.yaml, which needs none)"};
@@ -109,7 +111,7 @@ Finding data_folder() {
 
 Finding configs() {
   for (const auto& folder : spec::config_folders())
-    if (fs::is_directory(folder / "sweeps")) return {"configs", "ok", folder.string(), ""};
+    if (std::error_code none; fs::is_directory(folder / "sweeps", none)) return {"configs", "ok", folder.string(), ""};
   return {"configs", "wrong", "no configs folder was found", "set MOESWEEP_CONFIGS to the configs folder of moesweep"};
 }
 
@@ -156,11 +158,12 @@ void add_doctor(CLI::App& app, Invocation& invocation) {
     Json list = Json::array();
     for (const Finding& finding : findings) {
       if (finding.state == "wrong") invocation.exit_code = ExitCode::io;
-      text += fmt::format("{:<6}{:<10}{}\n", finding.state, finding.topic, finding.text);
+      text += fmt::format("{:<6}{:<10}{}\n", finding.state, finding.topic, printable_line(finding.text));
       if (!finding.mend.empty()) text += fmt::format("{:16}mend: {}\n", "", finding.mend);
       list.push_back({{"topic", finding.topic}, {"state", finding.state}, {"text", finding.text}, {"mend", finding.mend}});
     }
-    print(*json ? list.dump(2) + "\n" : text);
+    if (*json) print_json(list);
+    else print(text);
   });
 }
 

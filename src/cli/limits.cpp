@@ -4,12 +4,14 @@
 
 #include <array>
 #include <charconv>
+#include <cmath>
 #include <memory>
 #include <set>
 #include <span>
 #include <sstream>
 
 #include "cli.hpp"
+#include "moesweep/core/text.hpp"
 #include "moesweep/launch/retry.hpp"
 #include "moesweep/launch/run.hpp"
 
@@ -21,6 +23,10 @@ struct Unit {
   const char* name;
   double size;
 };
+
+constexpr double kKibi = 1024, kMebi = kKibi * kKibi, kGibi = kMebi * kKibi, kTebi = kGibi * kKibi;
+constexpr double kMostBytes = 1e18;
+constexpr std::int64_t kMostFailures = 1'000'000'000;
 
 /// A number with one of the units behind it; nothing when it is none, or not positive and finite.
 std::optional<double> quantity(const std::string& text, std::span<const Unit> units) {
@@ -37,11 +43,11 @@ std::optional<double> quantity(const std::string& text, std::span<const Unit> un
 
 double seconds_of(const std::string& text, const std::string& option) {
   constexpr std::array<Unit, 6> kUnits{{{"", 1}, {"s", 1}, {"m", 60}, {"min", 60}, {"h", 3600}, {"d", 86400}}};
-  if (const auto seconds = quantity(text, kUnits)) return *seconds;
+  if (const auto seconds = quantity(text, kUnits); seconds && *seconds <= kMostSeconds) return *seconds;
   // H:MM:SS or M:SS, as Slurm writes times.
   double total = 0;
   int parts = 0;
-  bool read = text.find(':') != std::string::npos;
+  bool read = text.find(':') != std::string::npos && !text.ends_with(':');
   std::istringstream fields(text);
   for (std::string field; read && std::getline(fields, field, ':'); ++parts) {
     int number = 0;
@@ -49,14 +55,13 @@ double seconds_of(const std::string& text, const std::string& option) {
     read = result.ec == std::errc() && result.ptr == field.data() + field.size() && number >= 0 && (parts == 0 || number < 60);
     total = total * 60 + number;
   }
-  if (!read || parts < 2 || parts > 3 || total <= 0)
+  if (!read || parts < 2 || parts > 3 || total <= 0 || total > kMostSeconds)
     throw Error(ErrorKind::usage, fmt::format("'{}' is no time", text), option,
-                "give seconds or a unit, for example 90, 45s, 10m, 2h, 1d or 1:30:00");
+                fmt::format("give seconds or a unit, for example 90, 45s, 10m, 2h, 1d or 1:30:00; above 0 and at most {:.0f} s", kMostSeconds));
   return total;
 }
 
 double bytes_of(const std::string& text, const std::string& option) {
-  constexpr double kKibi = 1024, kMebi = kKibi * kKibi, kGibi = kMebi * kKibi, kTebi = kGibi * kKibi;
   constexpr std::array<Unit, 14> kUnits{{{"", 1},
                                          {"B", 1},
                                          {"K", kKibi},
@@ -71,24 +76,47 @@ double bytes_of(const std::string& text, const std::string& option) {
                                          {"T", kTebi},
                                          {"TiB", kTebi},
                                          {"TB", 1e12}}};
-  if (const auto bytes = quantity(text, kUnits)) return *bytes;
-  throw Error(ErrorKind::usage, fmt::format("'{}' is no size", text), option, "give bytes or a unit, for example 2GiB, 500M or 1.5GB");
+  if (const auto bytes = quantity(text, kUnits); bytes && *bytes <= kMostBytes) return *bytes;
+  throw Error(ErrorKind::usage, fmt::format("'{}' is no size", text), option,
+              fmt::format("give bytes or a unit, for example 2GiB, 500M or 1.5GB; above 0 and at most {:.0f} bytes", kMostBytes));
 }
 
+namespace {
+
+/// The limit of a rank's private memory. A `usage` error when this process could not live in it.
+double memory_limit_of(const std::string& text) {
+  const double bytes = bytes_of(text, "--memory-limit"), least = least_memory_limit();
+  if (bytes >= least) return bytes;
+  throw Error(ErrorKind::usage, fmt::format("'{}' is less than {:.0f} MiB", text, std::ceil(least / kMebi)), "--memory-limit",
+              fmt::format("a rank has {:.0f} MiB of private memory before the first trial, and needs {:.0f} MiB at least for its work",
+                          std::ceil((least - kLeastWorkBytes) / kMebi), kLeastWorkBytes / kMebi));
+}
+
+}  // namespace
+
 void add_limits(CLI::App& sub, LimitOptions& options, bool one_trial) {
-  sub.add_option("--deadline", options.deadline, "time from now; trials are checkpointed then (default: the end of the Slurm job)");
-  sub.add_option("--trial-timeout", options.trial_timeout, "an attempt that takes longer is checkpointed and ends as timed_out");
+  const auto duration_or_0 = readable_by([](const std::string& text) { (void)(text == "0" ? 0.0 : seconds_of(text, "")); });
+  sub.add_option("--deadline", options.deadline, "time from now; trials are checkpointed then (default: the end of the Slurm job)")
+      ->check(duration());
+  sub.add_option("--trial-timeout", options.trial_timeout, "an attempt that takes longer is checkpointed and ends as timed_out")->check(duration());
   sub.add_option("--stall-timeout", options.stall_timeout,
-                 "one that gives no sign of life for so long is ended with its step (default: 30m; 0: never)");
-  sub.add_option("--memory-limit", options.memory_limit, "private memory of a rank; a trial that wants more ends as out_of_memory");
+                 "one that gives no sign of life for so long is ended with its step (default: 30m; 0: never)")
+      ->check(duration_or_0);
+  sub.add_option("--memory-limit", options.memory_limit, "private memory of a rank; a trial that wants more ends as out_of_memory")->check(size());
   if (!one_trial) {
-    sub.add_option("--retries", options.retries, "further attempts by cause (default: crashed=2,failed=0,out_of_memory=0,timed_out=0)");
+    sub.add_option("--retries", options.retries, "further attempts by cause (default: crashed=2,failed=0,out_of_memory=0,timed_out=0)")
+        ->check(readable_by([](const std::string& text) { (void)launch::parse_retries(text); }));
     sub.add_option("--max-failures", options.max_failures, "when more trials than this have failed, none is started any more")
-        ->check(CLI::Range(std::int64_t{0}, std::int64_t{1} << 40));
+        ->check(integer_in(0, kMostFailures));
     sub.add_flag("--fail-fast", options.fail_fast, "the first failed trial stops the others too, with checkpoints");
   }
   sub.add_option("--inject", options.faults, "a fault, to test a cluster: kill@trial=3,step=30,rank=1 (any number of times)")
-      ->allow_extra_args(false);
+      ->allow_extra_args(false)
+      ->check(readable_by([](const std::string& text) { (void)launch::parse_fault(text); }));
+}
+
+void LimitOptions::check() const {
+  if (!memory_limit.empty()) (void)memory_limit_of(memory_limit);
 }
 
 void LimitOptions::apply(launch::RunOptions& options) const {
@@ -100,7 +128,7 @@ void LimitOptions::apply(launch::RunOptions& options) const {
   limits.max_failures = max_failures;
   limits.fail_fast = fail_fast;
   for (const std::string& fault : faults) options.faults.push_back(launch::parse_fault(fault));
-  if (!memory_limit.empty()) launch::limit_memory(bytes_of(memory_limit, "--memory-limit"));
+  if (!memory_limit.empty()) launch::limit_memory(memory_limit_of(memory_limit));
 }
 
 std::vector<std::string> LimitOptions::words() const {
@@ -139,8 +167,8 @@ void add_retry(CLI::App& app, Invocation& invocation) {
   sub->add_flag("--json", options->json, "the ids as JSON");
   sub->callback([options, &invocation] {
     const auto ids = launch::retry_trials(options->folder, {options->states.begin(), options->states.end()}, options->trials);
-    if (options->json) print(Json(ids).dump() + "\n");
-    else if (ids.empty()) print(fmt::format("no trial of {} is {}\n", options->folder, fmt::join(options->states, " or ")));
+    if (options->json) print_json(Json(ids), -1);
+    else if (ids.empty()) print(fmt::format("no trial of {} is {}\n", printable_line(options->folder), fmt::join(options->states, " or ")));
     else
       print(fmt::format("{} trial{} pending again: run or submit the sweep to take {} up\n", ids.size(), ids.size() == 1 ? " is" : "s are",
                         ids.size() == 1 ? "it" : "them"));

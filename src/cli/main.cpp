@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "cli.hpp"
+#include "moesweep/core/text.hpp"
 #include "moesweep/core/version.hpp"
 
 int main(int argc, char** argv) {
@@ -16,7 +17,7 @@ int main(int argc, char** argv) {
       "Exit codes: 0 ok, 1 some trials failed, 2 usage, 3 config, 4 io, 5 corrupt, 6 mpi, 7 data, 70 internal, 75 stopped: start it again");
   app.require_subcommand(1);
   cli::Invocation invocation;
-  invocation.command_line.assign(argv, argv + argc);
+  for (int i = 0; i < argc; ++i) invocation.command_line.push_back(as_utf8(argv[i]));  // it goes into JSON
   cli::add_doctor(app, invocation);
   cli::add_schema(app, invocation);
   cli::add_routers(app, invocation);
@@ -45,12 +46,10 @@ int main(int argc, char** argv) {
     if (!chosen.empty()) command += " " + chosen.front()->get_name();
     cli::report(Error(ErrorKind::usage, error.what(), "", fmt::format("`{} --help` shows what it takes, with an example", command)));
     return static_cast<int>(ExitCode::usage);
-  } catch (const Error& error) {
+  } catch (const std::exception& exception) {
+    const Error error = error_of(exception);
     cli::report(error);
     return static_cast<int>(exit_code_of(error.kind()));
-  } catch (const std::exception& error) {
-    cli::report(Error(ErrorKind::internal, error.what(), "", "this is a defect of moesweep: please report it with the command that led here"));
-    return static_cast<int>(ExitCode::internal);
   }
   return static_cast<int>(invocation.exit_code);
 }

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <limits>
 #include <map>
 #include <memory>
 #include <optional>
@@ -14,6 +15,7 @@
 #include "moesweep/core/text.hpp"
 #include "moesweep/plan/array.hpp"
 #include "moesweep/plan/scheduler.hpp"
+#include "moesweep/plan/shard.hpp"
 #include "moesweep/plan/simulate.hpp"
 #include "moesweep/spec/presets.hpp"
 #include "moesweep/spec/sweep.hpp"
@@ -33,7 +35,8 @@ void add_schema(CLI::App& app, Invocation& invocation) {
                              "moesweep schema > sweep.schema.json");
   sub->add_flag("--markdown", *markdown, "the reference for people, as configs/README.md has it");
   sub->callback([markdown, &invocation] {
-    print(*markdown ? spec::reference_markdown() : spec::json_schema().dump(2) + "\n");
+    if (*markdown) print(spec::reference_markdown());
+    else print_json(spec::json_schema());
     invocation.exit_code = ExitCode::ok;
   });
 }
@@ -134,10 +137,10 @@ Totals totals_of(const spec::TrialStream& stream, const PlanOptions& options, co
 }
 
 /// The object with `trials` as its last member, written as it goes: a million trials are never one text.
-void print_json(const Json& head, const spec::TrialStream& stream, const spec::Axes& axes, const plan::MachineSpeed& speed) {
-  std::string text = head.dump(2);
+void print_with_trials(const Json& head, const spec::TrialStream& stream, const spec::Axes& axes, const plan::MachineSpeed& speed) {
+  std::string text = json_text(head, 2);
   text.resize(text.rfind('\n'));
-  print(text + ",\n  \"trials\": [");
+  write_to_stdout(text + ",\n  \"trials\": [");
   bool first = true;
   text.clear();
   stream.for_each([&](const std::string& id, const train::TrialConfig& config) {
@@ -145,16 +148,16 @@ void print_json(const Json& head, const spec::TrialStream& stream, const spec::A
     for (const auto& [path, value] : axes.of(config)) entry["axes"][path] = value;
     entry.update(plan::cost_of(config, speed).json());
     text += std::exchange(first, false) ? "\n    " : ",\n    ";
-    for (const char c : entry.dump(2)) {
+    for (const char c : json_text(entry, 2)) {
       text += c;
       if (c == '\n') text += "    ";
     }
     if (text.size() > 1 << 16) {
-      print(text);
+      write_to_stdout(text);
       text.clear();
     }
   });
-  print(text + "\n  ]\n}\n");
+  write_to_stdout(text + "\n  ]\n}\n");
 }
 
 using Rows = std::vector<std::vector<std::string>>;
@@ -249,7 +252,7 @@ void show_plan(const PlanOptions& options) {
               trial.gang ? Json{{"expert", trial.gang->expert}, {"data", trial.gang->data}, {"memory_bytes", trial.gang->memory_bytes}} : Json()}});
     }
     if (simulated) head["simulation"] = simulated->json();
-    print_json(head, stream, totals.axes, speed);
+    print_with_trials(head, stream, totals.axes, speed);
     return;
   }
   print_trials(options, stream, totals, speed);
@@ -287,27 +290,29 @@ void add_plan(CLI::App& app, Invocation& invocation) {
   auto options = std::make_shared<PlanOptions>();
   CLI::App* sub = subcommand(app, "plan", "List the trials of a sweep with their size, time and memory, without running anything.",
                              "moesweep plan scale35x seed=[1,2] --ranks 8");
+  const auto time = readable_by([](const std::string& text) { (void)plan::parse_time(text); });
   sub->add_option("SWEEP", options->sweep, "sweep file, or the name of one in configs/sweeps")->required();
   sub->add_option("OVERRIDE", options->overrides, "key=value, key=[a,b] (an axis), +key=value, ~key");
   sub->add_option("--router", options->router, "a preset for all trials (`moesweep routers` lists them), before the overrides");
   add_selection(*sub, options->selection);
-  sub->add_option("--ranks", options->ranks, "ranks of a launch or shard (default: the largest gang)")->check(CLI::Range(1, 10000000));
+  sub->add_option("--ranks", options->ranks, "ranks of a launch or shard (default: the largest gang)")->check(integer_in(1, plan::kMostRanks));
   sub->add_flag("--json", options->json, "as JSON");
   sub->add_flag("--all", options->all, fmt::format("list every trial; without it the first {}", kListed));
-  sub->add_option("--memory-per-rank", options->memory_per_rank, "names the trials that need more (2GiB), and the gang that would do");
-  sub->add_option("--shards", options->array.shards, "elements of a job array (default: chosen from the work)")->check(CLI::Range(1, 10000000));
-  sub->add_option("--max-array-size", options->array.max_array_size, "Slurm's MaxArraySize (1001)")->check(CLI::Range(2, 10000000));
-  sub->add_option("--time-limit", options->time_limit, "the partition's, as Slurm writes it (1-00:00:00, 30 = minutes), or 90min, 4h");
+  sub->add_option("--memory-per-rank", options->memory_per_rank, "names the trials that need more (2GiB), and the gang that would do")->check(size());
+  sub->add_option("--shards", options->array.shards, "elements of a job array (default: chosen from the work)")
+      ->check(integer_in(1, plan::kMostShards));
+  sub->add_option("--max-array-size", options->array.max_array_size, "Slurm's MaxArraySize (1001)")->check(integer_in(2, 10000000));
+  sub->add_option("--time-limit", options->time_limit, "the partition's, as Slurm writes it (1-00:00:00, 30 = minutes), or 90min, 4h")->check(time);
   sub->add_flag("--simulate", options->simulate, "run the scheduler on a simulated clock over --ranks, with:");
-  sub->add_option("--worlds", options->simulation.worlds, "array elements that share the ranks (1)")->check(CLI::Range(1, 10000000));
-  sub->add_option("--noise", options->simulation.noise, "sigma of a log-normal factor on each trial's seconds")->check(CLI::Range(0.0, 3.0));
-  sub->add_option("--failures-per-rank-hour", options->simulation.failures_per_rank_hour, "of nodes")->check(CLI::Range(0.0, 1e6));
-  sub->add_option("--crash", options->simulation.crash_probability, "probability that an attempt crashes")->check(CLI::Range(0.0, 1.0));
+  sub->add_option("--worlds", options->simulation.worlds, "array elements that share the ranks (1)")->check(integer_in(1, plan::kMostShards));
+  sub->add_option("--noise", options->simulation.noise, "sigma of a log-normal factor on each trial's seconds")->check(number_in(0, 3));
+  sub->add_option("--failures-per-rank-hour", options->simulation.failures_per_rank_hour, "of nodes")->check(number_in(0, 1e6));
+  sub->add_option("--crash", options->simulation.crash_probability, "probability that an attempt crashes")->check(number_in(0, 1));
   sub->add_option("--crash-named", options->simulation.named_share, "share of crashes that name their trial; others leave suspects (0)")
-      ->check(CLI::Range(0.0, 1.0));
-  sub->add_option("--walltime", options->walltime, "of one allocation; another follows");
-  sub->add_option("--claim-seconds", options->simulation.claim_seconds, "what a claim takes (0)")->check(CLI::Range(0.0, 3600.0));
-  sub->add_option("--simulation-seed", options->simulation.seed, "(1)");
+      ->check(number_in(0, 1));
+  sub->add_option("--walltime", options->walltime, "of one allocation; another follows")->check(time);
+  sub->add_option("--claim-seconds", options->simulation.claim_seconds, "what a claim takes (0)")->check(number_in(0, 3600));
+  sub->add_option("--simulation-seed", options->simulation.seed, "(1)")->check(integer_in(0, std::numeric_limits<std::int64_t>::max()));
   sub->callback([options, &invocation] {
     show_plan(*options);
     invocation.exit_code = ExitCode::ok;

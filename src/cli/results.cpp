@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <filesystem>
 #include <limits>
 #include <map>
 #include <memory>
@@ -14,12 +13,20 @@
 #include <vector>
 
 #include "cli.hpp"
+#include "moesweep/core/foreign_json.hpp"
 #include "moesweep/core/text.hpp"
 #include "moesweep/store/aggregate.hpp"
 
 namespace moesweep::cli {
 
 namespace {
+
+constexpr const char* kWhichFile = "name the file that `moesweep aggregate` wrote: DIR/sweep.h5";
+
+/// The config that a row holds. A trial that never started has none.
+Json config_of(const store::SweepRow& row, const std::string& path) {
+  return row.config.empty() ? Json() : parse_json(row.config, fmt::format("{}: config of trial {}", path, row.id));
+}
 
 /// The value at a dotted path of a row's config, which keeps the type that the axis' text has lost; null pointer when there is none.
 const Json* at_path(const Json& config, const std::string& path) {
@@ -55,6 +62,7 @@ std::vector<std::string> words_of(const std::string& text) {
 }
 
 void show_results(const std::string& path, const std::string& top, bool json) {
+  require_readable_file(path, kWhichFile);
   const store::SweepFile file(path);
   std::vector<const store::SweepRow*> rows;
   std::vector<std::string> names;
@@ -79,7 +87,7 @@ void show_results(const std::string& path, const std::string& top, bool json) {
   if (json) {
     Json list = Json::array();
     for (const store::SweepRow* row : rows) {
-      const Json config = Json::parse(row->config, nullptr, false);
+      const Json config = config_of(*row, path);
       Json entry = {{"id", row->id},          {"state", row->state},       {"reason", row->reason},
                     {"axes", Json::object()}, {"metrics", Json::object()}, {"warnings", words_of(row->warnings)}};
       for (const auto& [axis, text] : row->axes) {
@@ -91,7 +99,7 @@ void show_results(const std::string& path, const std::string& top, bool json) {
         else if (row->state == "done") entry["metrics"][name] = nullptr;
       list.push_back(std::move(entry));
     }
-    print(list.dump(2) + "\n");
+    print_json(list);
     return;
   }
   std::vector<std::string> columns{"loss", "purity_expert", "utilisation"};
@@ -169,6 +177,7 @@ struct DiffOptions {
 };
 
 void show_diff(const DiffOptions& options) {
+  require_readable_file(options.file, kWhichFile);
   const store::SweepFile file(options.file);
   const store::SweepRow &one = row_of(file, options.first, options.file), &other = row_of(file, options.second, options.file);
   std::map<std::string, std::array<Json, 2>> config;
@@ -176,7 +185,7 @@ void show_diff(const DiffOptions& options) {
   const std::array rows{&one, &other};
   for (std::size_t i = 0; i < rows.size(); ++i) {
     std::map<std::string, Json> leaves;
-    flatten(Json::parse(rows[i]->config, nullptr, false), "", leaves);
+    flatten(config_of(*rows[i], options.file), "", leaves);
     for (auto& [path, value] : leaves) config[path][i] = std::move(value);
     for (const auto& [name, value] : rows[i]->metrics) metrics.try_emplace(name, std::array{std::nan(""), std::nan("")}).first->second[i] = value;
   }
@@ -188,7 +197,7 @@ void show_diff(const DiffOptions& options) {
     const auto number = [](double value) { return std::isfinite(value) ? Json(value) : Json(); };
     for (const auto& [path, values] : config) json["config"][path] = values;
     for (const auto& [name, values] : metrics) json["metrics"][name] = {number(values[0]), number(values[1])};
-    print(json.dump(2) + "\n");
+    print_json(json);
     return;
   }
   std::vector<std::vector<std::string>> cells{{"", one.id, other.id, "second - first"}, {"state", one.state, other.state}};
@@ -221,10 +230,11 @@ void add_verify(CLI::App& app, Invocation& invocation) {
                              "moesweep verify runs/quickstart/sweep.h5");
   sub->add_option("FILE", *file, "the file to check")->required();
   sub->callback([file, &invocation] {
-    if (!std::filesystem::is_regular_file(*file)) throw Error(ErrorKind::io, "there is no such file", *file);
+    require_readable_file(*file, "name the file itself: DIR/sweep.h5, or the trial.h5 of a trial's folder");
     const store::Verification verification = store::verify(*file);
     if (verification.problems.empty()) {
-      print(fmt::format("{}: sound, {} datasets, {} rows, digest {}\n", *file, verification.datasets, verification.rows, verification.digest));
+      print(fmt::format("{}: sound, {} datasets, {} rows, digest {}\n", printable_line(*file), verification.datasets, verification.rows,
+                        verification.digest));
       return;
     }
     std::string problems;

@@ -9,6 +9,7 @@
 
 #include "cli.hpp"
 #include "moesweep/core/log.hpp"
+#include "moesweep/core/publish.hpp"
 #include "moesweep/core/version.hpp"
 #include "moesweep/spec/presets.hpp"
 #include "moesweep/store/tensors.hpp"
@@ -34,6 +35,8 @@ void apply_router(const RouteOptions& options) {
   std::error_code error;
   if (std::filesystem::equivalent(options.input, options.output, error))
     throw Error(ErrorKind::usage, "--output is the file of --input, which would be lost", options.input, "name another file to write");
+  require_readable_file(options.input);
+  require_replaceable(options.output);  // before the work; publishing looks again
   const train::TrialConfig config = spec::load_router_trial(options.router, options.overrides);
   train::RouteRequest request;
   request.source = options.input;
@@ -94,9 +97,9 @@ void add_route(CLI::App& app, Invocation& invocation) {
   sub->add_option("--mode", options->mode, "train (losses, noise, state), evaluate (the training reading without noise) or greedy")
       ->check(CLI::IsMember({"train", "evaluate", "greedy"}))
       ->capture_default_str();
-  sub->add_option("--step", options->step, "step, for schedules, noise and warm-ups")->check(CLI::Range(0, 1000000000))->capture_default_str();
+  sub->add_option("--step", options->step, "step, for schedules, noise and warm-ups")->check(integer_in(0, 1000000000))->capture_default_str();
   sub->add_option("--layer", options->layer, "MoE layer, for ranges of layers, noise and hash tables")
-      ->check(CLI::Range(0, 1000000))
+      ->check(integer_in(0, 1000000))
       ->capture_default_str();
   sub->add_option("OVERRIDE", options->overrides,
                   "key=value as in a sweep: routing.*, seed, train.micro_batch_sequences, data.vocabulary, data.domains");

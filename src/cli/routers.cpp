@@ -400,7 +400,8 @@ void list_presets(bool as_json) {
                     "state: " + joined(state_of(config), "none"), "two phases: " + two_phases(config), preset.description,
                     "extra cost: " + joined(cost_of(config), "none")});
   }
-  print(as_json ? list.dump(2) + "\n" : table(rows));
+  if (as_json) print_json(list);
+  else print(table(rows));
 }
 
 void explain(const std::string& name, bool as_json) {
@@ -424,7 +425,8 @@ void explain(const std::string& name, bool as_json) {
       two_phases(config), name, name, preset.path.string(), preset.yaml);
   json["yaml"] = preset.yaml;
   json["routing"] = fields_of(config).dump();
-  print(as_json ? json.dump(2) + "\n" : text);
+  if (as_json) print_json(json);
+  else print(text);
 }
 
 }  // namespace

@@ -10,6 +10,8 @@
 
 #include "cli.hpp"
 #include "moesweep/core/log.hpp"
+#include "moesweep/core/publish.hpp"
+#include "moesweep/core/text.hpp"
 #include "moesweep/launch/aggregate.hpp"
 #include "moesweep/launch/run.hpp"
 #include "moesweep/launch/status.hpp"
@@ -94,9 +96,10 @@ void add_run(CLI::App& app, Invocation& invocation) {
   sub->add_option("--router", options->router, "a preset for all trials (`moesweep routers` lists them), before the overrides");
   sub->add_option("--out", options->out, "sweep folder (default: runs/NAME)");
   add_selection(*sub, options->selection);
-  sub->add_option("--shard", options->shard, "i/n: first the i-th of n parts, i from 0; then what nobody has claimed");
+  sub->add_option("--shard", options->shard, "i/n: first the i-th of n parts, i from 0; then what nobody has claimed")
+      ->check(readable_by([](const std::string& text) { (void)plan::parse_shard(text); }));
   sub->add_option("--progress-seconds", options->progress_seconds, "a running trial tells the journal its step, loss and tokens/s so often (30)")
-      ->check(CLI::Range(0.0, 1e9));
+      ->check(number_in(0, kMostSeconds));
   add_verify_data(*sub, options->verify_data);
   add_limits(*sub, options->limits);
   sub->callback([options, &invocation] {
@@ -122,7 +125,7 @@ void add_run(CLI::App& app, Invocation& invocation) {
       run.stop = &signals.flag();
       const launch::Outcome outcome = launch::run_sweep(sweep, run, trainer(check_of(options->verify_data)), world);
       if (world.rank() == 0) {
-        print(fmt::format("{}: {}\n", run.folder.string(), in_words(outcome.states)));
+        print(fmt::format("{}: {}\n", printable_line(run.folder.string()), in_words(outcome.states)));
         if (outcome.gave_up) log::warning("too many trials failed: none is started any more (--max-failures, --fail-fast)");
         else if (outcome.stopped) log::warning("stopped by a signal or for lack of time: the same command goes on from the checkpoints");
       }
@@ -167,6 +170,7 @@ void add_train(CLI::App& app, Invocation& invocation) {
             id = train::id_of(config);
             folder = options->out.empty() ? std::filesystem::path("runs") / ("train-" + id) : std::filesystem::path(options->out);
             file = folder / "trial.h5";
+            require_replaceable(file);
             const store::TrialFinding found = store::find_trial(file, id);
             there = found.valid();
             if (found.kind == store::TrialFinding::Kind::unreadable)
@@ -192,14 +196,12 @@ void add_train(CLI::App& app, Invocation& invocation) {
           record = store::read_trial(file);
         }
         Json results = Json::object();
-        print(Json{{"id", id},
-                   {"state", record.state},
-                   {"reason", record.reason},
-                   {"file", file.string()},
-                   {"metrics", numbers(launch::metrics_of(record, file))},
-                   {"warnings", launch::add_results(results, record, file)}}
-                  .dump(2) +
-              "\n");
+        print_json({{"id", id},
+                    {"state", record.state},
+                    {"reason", record.reason},
+                    {"file", file.string()},
+                    {"metrics", numbers(launch::metrics_of(record, file))},
+                    {"warnings", launch::add_results(results, record, file)}});
       }
       const bool stopped = world.maximum(record.state == "preempted" ? 1 : 0, "end of the trial") != 0;
       const bool done = world.maximum(record.state == "done" ? 1 : 0, "end of the trial") != 0;
@@ -221,8 +223,13 @@ void add_aggregate(CLI::App& app, Invocation& invocation) {
   sub->callback([options, &invocation] {
     invocation.exit_code = with_mpi([&](const comm::Communicator& world) {
       log::configure(world.rank(), world.size());
+      world.agree(
+          [&] {
+            if (world.rank() == 0 && !options->out.empty()) require_replaceable(options->out);  // before the work; publishing looks again
+          },
+          "look at the file to write");
       const launch::Aggregation made = launch::aggregate(world, options->folder, options->out);
-      if (world.rank() == 0) print(fmt::format("{}: {} trials, {} done\n", made.file.string(), made.rows, made.done));
+      if (world.rank() == 0) print(fmt::format("{}: {} trials, {} done\n", printable_line(made.file.string()), made.rows, made.done));
       return ExitCode::ok;
     });
   });

@@ -44,7 +44,8 @@ std::string first_of(const std::vector<std::string>& ids) {
 
 /// "3 failed  the gate fell off  (a1b2, c3d4, ...)"
 std::string line_of(const launch::Failure& failure) {
-  return fmt::format("  {:>6} {}: {} ({})\n", failure.trials.size(), failure.state, failure.reason, first_of(failure.trials));
+  return fmt::format("  {:>6} {}: {} ({})\n", failure.trials.size(), printable_line(failure.state), printable_line(failure.reason),
+                     printable_line(first_of(failure.trials)));
 }
 
 /// What the queue says of the folder's jobs; asked again at most every half minute.
@@ -72,13 +73,13 @@ class Queue {
     if (now()->empty()) return "queue: none of its jobs\n";
     std::string text = "queue:\n";
     for (const launch::QueueEntry& entry : *now()) {
-      text += fmt::format("  {} {}:", entry.kind, entry.job);
+      text += fmt::format("  {} {}:", printable_line(entry.kind), printable_line(entry.job));
       if (entry.running > 0) text += fmt::format(" {} running", entry.running);
       if (entry.pending > 0) text += fmt::format("{} {} pending", entry.running > 0 ? "," : "", entry.pending);
       std::string why;
       for (const auto& [reason, count] : entry.reasons) why += (why.empty() ? "" : ", ") + reason;
-      if (!why.empty()) text += " (" + why + ")";
-      if (entry.pending > 0 && !entry.start.empty()) text += ", start about " + entry.start;
+      if (!why.empty()) text += " (" + printable_line(why) + ")";
+      if (entry.pending > 0 && !entry.start.empty()) text += ", start about " + printable_line(entry.start);
       text += "\n";
     }
     return text;
@@ -110,9 +111,9 @@ std::string text_of_warnings(const launch::Standings& standings) {
 /// The standings for a person; at most `most_lines` lines, of which running trials are cut first.
 std::string text_of(const launch::Standings& standings, Queue& queue, std::size_t most_lines) {
   const auto removed = std::ranges::count(standings.trials, true, &launch::TrialStanding::removed);
-  std::string text = fmt::format("{}: {} trials{}\n", standings.name, standings.trials.size(),
+  std::string text = fmt::format("{}: {} trials{}\n", printable_line(standings.name), standings.trials.size(),
                                  removed > 0 ? fmt::format(", {} of them not in the sweep file any more", removed) : "");
-  for (const auto& [state, count] : standings.counts) text += fmt::format("  {:>6} {}\n", count, state);
+  for (const auto& [state, count] : standings.counts) text += fmt::format("  {:>6} {}\n", count, printable_line(state));
   if (standings.tokens_per_second > 0) text += fmt::format("{} tokens/s", count_in_words(standings.tokens_per_second));
   if (standings.seconds_left)
     text += fmt::format("{}about {} left", standings.tokens_per_second > 0 ? ", " : "", seconds_in_words(*standings.seconds_left));
@@ -122,7 +123,7 @@ std::string text_of(const launch::Standings& standings, Queue& queue, std::size_
   if (const auto slowest = standings.slowest(3); !slowest.empty()) {
     after += "slowest:";
     for (const launch::TrialStanding* trial : slowest)
-      after += fmt::format("{} {} {}", trial == slowest.front() ? "" : ",", trial->id, seconds_in_words(trial->status.seconds));
+      after += fmt::format("{} {} {}", trial == slowest.front() ? "" : ",", printable_line(trial->id), seconds_in_words(trial->status.seconds));
     after += "\n";
   }
   after += queue.text();
@@ -136,7 +137,7 @@ std::string text_of(const launch::Standings& standings, Queue& queue, std::size_
   constexpr std::size_t kMostProblems = 5;
   if (!standings.problems.empty())
     after += fmt::format("journal: {} problem{}\n", standings.problems.size(), standings.problems.size() == 1 ? "" : "s");
-  for (std::size_t i = 0; i < std::min(kMostProblems, standings.problems.size()); ++i) after += "  " + standings.problems[i] + "\n";
+  for (std::size_t i = 0; i < std::min(kMostProblems, standings.problems.size()); ++i) after += "  " + printable_line(standings.problems[i]) + "\n";
   if (standings.problems.size() > kMostProblems)
     after += fmt::format("  and {} more: --json lists them\n", standings.problems.size() - kMostProblems);
 
@@ -221,11 +222,12 @@ ExitCode watch(const StatusOptions& options) {
     launch::find_unreadable(standings, options.folder, readable);
     const bool last = standings.all_ended();
     if (options.json) {
-      print(json_of(standings, queue).dump() + "\n");
+      print_json(json_of(standings, queue), -1);
     } else {
       std::string text = text_of(standings, queue, screen ? lines_of_screen() : 40);
       if (!last && keyboard.is_terminal()) text += "any key ends the watch\n";
-      print((screen ? "\033[H\033[2J" : "") + text + (screen ? "" : "\n"));
+      if (screen) write_to_stdout("\033[H\033[2J");
+      print(text + (screen ? "" : "\n"));
     }
     if (last) return exit_code_of_standings(standings);
     // A large journal is read less often: watching costs at most a twentieth of a core.
@@ -242,7 +244,7 @@ void add_status(CLI::App& app, Invocation& invocation) {
                              "moesweep status runs/quickstart --watch");
   sub->add_option("DIR", options->folder, "sweep folder")->required();
   sub->add_flag("--watch", options->watch, "draw it again and again until all trials have ended, or a key or a signal ends it");
-  sub->add_option("--interval", options->interval_seconds, "seconds between two drawings (default: 2)")->check(CLI::Range(0.05, 86400.0));
+  sub->add_option("--interval", options->interval_seconds, "seconds between two drawings (default: 2)")->check(number_in(0.05, 86400));
   sub->add_flag("--json", options->json, "as JSON; with --watch a line each time");
   sub->callback([options, &invocation] {
     if (options->watch) {
@@ -253,7 +255,8 @@ void add_status(CLI::App& app, Invocation& invocation) {
     std::set<std::string> readable;
     launch::find_unreadable(standings, options->folder, readable);
     Queue queue(options->folder);
-    print(options->json ? json_of(standings, queue).dump(2) + "\n" : text_of(standings, queue, std::numeric_limits<std::size_t>::max()));
+    if (options->json) print_json(json_of(standings, queue));
+    else print(text_of(standings, queue, std::numeric_limits<std::size_t>::max()));
     invocation.exit_code = exit_code_of_standings(standings);
   });
 }

@@ -8,8 +8,11 @@
 
 #include "cli.hpp"
 #include "moesweep/core/log.hpp"
+#include "moesweep/core/text.hpp"
 #include "moesweep/launch/folder.hpp"
 #include "moesweep/launch/run.hpp"
+#include "moesweep/plan/array.hpp"
+#include "moesweep/plan/shard.hpp"
 #include "moesweep/spec/presets.hpp"
 
 namespace moesweep::cli {
@@ -73,23 +76,22 @@ void add_submit(CLI::App& app, Invocation& invocation) {
   CLI::App* sub = subcommand(app, "submit", "Submit a sweep to Slurm: arrays of shards, then the aggregate and the report. The same command goes on.",
                              "moesweep submit scale35x --ranks 16 --shards 8 --profile mysite");
   launch::SubmitOptions& submit = options->submit;
-  const auto count = CLI::Range(std::int64_t{1}, std::int64_t{10000000});
+  const auto time = readable_by([](const std::string& text) { (void)plan::parse_time(text); });
   sub->add_option("SWEEP", options->sweep, "sweep file, or the name of one in configs/sweeps")->required();
   sub->add_option("OVERRIDE", options->overrides, "key=value, key=[a,b] (an axis), +key=value, ~key");
   sub->add_option("--router", options->router, "a preset for all trials, before the overrides");
   sub->add_option("--out", options->out, "sweep folder (default: runs/NAME)");
   add_selection(*sub, options->selection);
   sub->add_option("--profile", options->profile, "site profile: a file, or a name in $MOESWEEP_PROFILES or configs/profiles");
-  sub->add_option("--shards", submit.shards, "elements of the array")->check(count);
-  sub->add_option("--ranks", submit.ranks, "ranks of a shard (default: the largest gang)")->check(count);
-  sub->add_option("--nodes", submit.nodes, "nodes of a shard")->check(count);
-  sub->add_option("--time", submit.time, "time limit of an element, as sbatch takes it");
-  sub->add_option("--signal-seconds", options->signal_seconds, "USR2 so long before it (300, at most a quarter of it)")
-      ->check(CLI::Range(std::int64_t{1}, std::int64_t{65535}));
-  sub->add_option("--throttle", submit.throttle, "elements that run at a time")->check(count);
-  sub->add_option("--after", submit.after, "start after this job has ended, however");
-  sub->add_option("--patience", submit.patience_seconds, "seconds that a busy controller is asked again (600)")->check(CLI::Range(0.0, 1e7));
-  sub->add_option("--call-timeout", submit.call_seconds, "seconds of one call of Slurm (60)")->check(CLI::Range(0.1, 1e5));
+  sub->add_option("--shards", submit.shards, "elements of the array")->check(integer_in(1, plan::kMostShards));
+  sub->add_option("--ranks", submit.ranks, "ranks of a shard (default: the largest gang)")->check(integer_in(1, plan::kMostRanks));
+  sub->add_option("--nodes", submit.nodes, "nodes of a shard")->check(integer_in(1, plan::kMostRanks));
+  sub->add_option("--time", submit.time, "time limit of an element, as sbatch takes it")->check(time);
+  sub->add_option("--signal-seconds", options->signal_seconds, "USR2 so long before it (300, at most a quarter of it)")->check(integer_in(1, 65535));
+  sub->add_option("--throttle", submit.throttle, "elements that run at a time")->check(integer_in(1, plan::kMostShards));
+  sub->add_option("--after", submit.after, "start after this job has ended, however")->check(readable_by(launch::require_job_id));
+  sub->add_option("--patience", submit.patience_seconds, "seconds that a busy controller is asked again (600)")->check(number_in(0, 1e7));
+  sub->add_option("--call-timeout", submit.call_seconds, "seconds of one call of Slurm (60)")->check(number_in(0.1, 1e5));
   sub->add_flag("--again", submit.again, "although an array of this folder is in the queue");
   sub->add_flag("--dry-run", submit.dry_run, "print scripts and calls; write nothing");
   sub->add_flag("--json", options->json, "the summary as JSON");
@@ -101,7 +103,7 @@ void add_submit(CLI::App& app, Invocation& invocation) {
     mine.folder = options->out.empty() ? launch::default_folder(sweep.name) : std::filesystem::path(options->out);
     // Read here, so that a slip is told now and not by each element.
     LimitOptions limits = options->limits;
-    if (!limits.memory_limit.empty()) (void)bytes_of(limits.memory_limit, "--memory-limit");
+    limits.check();
     limits.memory_limit.clear();
     launch::RunOptions read;
     limits.apply(read);
@@ -112,7 +114,8 @@ void add_submit(CLI::App& app, Invocation& invocation) {
     mine.layout_given = std::ranges::any_of(options->overrides, names_layout);
     if (options->signal_seconds > 0) mine.signal_seconds = options->signal_seconds;
     const launch::Submission made = launch::submit(sweep, mine);
-    print(options->json ? made.json().dump(2, ' ', false, Json::error_handler_t::replace) + "\n" : text_of(made, mine.dry_run));
+    if (options->json) print_json(made.json());
+    else print(text_of(made, mine.dry_run));
     invocation.exit_code = ExitCode::ok;
   });
 }
@@ -128,19 +131,19 @@ void add_cancel(CLI::App& app, Invocation& invocation) {
                              "moesweep cancel runs/scale35x --keep-aggregate");
   sub->add_option("DIR", cancel->folder, "sweep folder")->required();
   sub->add_flag("--keep-aggregate", cancel->options.keep_aggregate, "the aggregate and the report stay, and run now");
-  sub->add_option("--patience", cancel->options.patience_seconds, "seconds that a busy controller is asked again (600)")->check(CLI::Range(0.0, 1e7));
-  sub->add_option("--call-timeout", cancel->options.call_seconds, "seconds of one call of Slurm (60)")->check(CLI::Range(0.1, 1e5));
+  sub->add_option("--patience", cancel->options.patience_seconds, "seconds that a busy controller is asked again (600)")->check(number_in(0, 1e7));
+  sub->add_option("--call-timeout", cancel->options.call_seconds, "seconds of one call of Slurm (60)")->check(number_in(0.1, 1e5));
   sub->add_flag("--json", cancel->json, "as JSON");
   sub->callback([cancel, &invocation] {
     const auto done = launch::cancel(cancel->folder, cancel->options);
     if (cancel->json) {
       Json list = Json::array();
       for (const launch::SubmittedJob& job : done) list.push_back({{"kind", job.kind}, {"job", job.job}, {"name", job.name}});
-      print(Json{{"cancelled", std::move(list)}}.dump(2) + "\n");
+      print_json({{"cancelled", std::move(list)}});
     } else {
       std::string text;
-      for (const launch::SubmittedJob& job : done) text += fmt::format("cancelled: {} {}\n", job.kind, job.job);
-      print(text.empty() ? fmt::format("{}: none of its jobs is in the queue\n", cancel->folder) : text);
+      for (const launch::SubmittedJob& job : done) text += fmt::format("cancelled: {} {}\n", printable_line(job.kind), printable_line(job.job));
+      print(text.empty() ? fmt::format("{}: none of its jobs is in the queue\n", printable_line(cancel->folder)) : text);
     }
     invocation.exit_code = ExitCode::ok;
   });

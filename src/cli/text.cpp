@@ -7,6 +7,7 @@
 
 #include "cli.hpp"
 #include "moesweep/core/publish.hpp"
+#include "moesweep/core/text.hpp"
 
 namespace moesweep::cli {
 
@@ -26,9 +27,9 @@ void report(const Error& error) {
   // What every rank was told of a failure on rank 0, which reads sweep file and folder for all, needs no rank.
   if (error.on_every_rank() && text.starts_with("[Rank 0/"))
     if (const auto end = text.find("] "); end != std::string::npos) text = text.substr(end + 2);
-  if (!error.where().empty()) text = error.where() + ": " + text;
+  if (!error.where().empty()) text = printable_line(error.where()) + ": " + text;
   if (!error.hint().empty()) text += "\n  hint: " + error.hint();
-  std::fputs(fmt::format("moesweep: {} error: {}\n", name_of(error.kind()), text).c_str(), stderr);
+  std::fputs(printable(fmt::format("moesweep: {} error: {}\n", name_of(error.kind()), text)).c_str(), stderr);
 }
 
 ExitCode with_mpi(const std::function<ExitCode(const comm::Communicator& world)>& body) {
@@ -39,14 +40,11 @@ ExitCode with_mpi(const std::function<ExitCode(const comm::Communicator& world)>
   };
   try {
     return body(world);
-  } catch (const Error& error) {
+  } catch (const std::exception& exception) {
+    const Error error = error_of(exception);
     if (world.size() > 1 && !error.on_every_rank()) alone(exit_code_of(error.kind()), error.what());
     if (world.rank() == 0) report(error);
     return exit_code_of(error.kind());
-  } catch (const std::exception& error) {
-    if (world.size() > 1) alone(ExitCode::internal, error.what());
-    report(Error(ErrorKind::internal, error.what()));
-    return ExitCode::internal;
   }
 }
 
@@ -65,7 +63,10 @@ std::string bytes_in_words(double bytes) {
   return fmt::format("{:.1f} GiB", bytes / (kKibi * kKibi * kKibi));
 }
 
-std::string table(const std::vector<std::vector<std::string>>& rows) {
+std::string table(const std::vector<std::vector<std::string>>& raw) {
+  std::vector<std::vector<std::string>> rows = raw;
+  for (auto& row : rows)
+    for (std::string& cell : row) cell = printable_line(cell);
   std::vector<std::size_t> widths;
   for (const auto& row : rows)
     for (std::size_t i = 0; i < row.size(); ++i) {
@@ -85,8 +86,13 @@ std::string table(const std::vector<std::vector<std::string>>& rows) {
   return text;
 }
 
-void print(const std::string& text) {
-  if (std::fputs(text.c_str(), stdout) < 0 || std::fflush(stdout) != 0) throw_io("writing failed", "standard output", errno);
+void write_to_stdout(const std::string& text) {
+  const bool written = std::fwrite(text.data(), 1, text.size(), stdout) == text.size();
+  if (!written || std::fflush(stdout) != 0) throw_io("writing failed", "standard output", errno);
 }
+
+void print(const std::string& text) { write_to_stdout(printable(text)); }
+
+void print_json(const Json& value, int indent) { write_to_stdout(json_text(value, indent) + "\n"); }
 
 }  // namespace moesweep::cli

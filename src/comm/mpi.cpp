@@ -9,6 +9,7 @@
 #include "moesweep/comm/watchdog.hpp"
 #include "moesweep/core/error.hpp"
 #include "moesweep/core/json.hpp"
+#include "moesweep/core/text.hpp"
 
 namespace moesweep::comm {
 
@@ -138,10 +139,9 @@ void Communicator::agree(const std::function<void()>& work, const char* what) co
   Json mine;
   try {
     work();
-  } catch (const Error& error) {
+  } catch (const std::exception& exception) {
+    const Error error = error_of(exception);
     mine = {{"kind", static_cast<int>(error.kind())}, {"message", error.message()}, {"where", error.where()}, {"hint", error.hint()}};
-  } catch (const std::exception& error) {
-    mine = {{"kind", static_cast<int>(ErrorKind::internal)}, {"message", error.what()}, {"where", ""}, {"hint", ""}};
   }
   // The usual case costs one small reduction; texts travel only when somebody failed.
   if (sum(mine.is_null() ? 0 : 1, what) == 0) return;
@@ -157,7 +157,7 @@ void Communicator::agree(const std::function<void()>& work, const char* what) co
 }
 
 void abort_world(int exit_code, const std::string& reason) {
-  std::fprintf(stderr, "%s\n", reason.c_str());
+  std::fprintf(stderr, "%s\n", printable(reason).c_str());
   std::fflush(stderr);
   if (initialised()) MPI_Abort(MPI_COMM_WORLD, exit_code);
   std::_Exit(exit_code);

@@ -19,6 +19,7 @@
 
 #include "moesweep/core/error.hpp"
 #include "moesweep/core/publish.hpp"
+#include "moesweep/core/text.hpp"
 
 namespace moesweep::comm::watchdog {
 
@@ -180,7 +181,7 @@ std::unique_lock<std::mutex> be_the_last() {
 }
 
 void say(const std::string& text) {
-  std::fprintf(stderr, "%s\n", text.c_str());
+  std::fprintf(stderr, "%s\n", printable(text).c_str());
   std::fflush(stderr);
 }
 

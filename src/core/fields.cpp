@@ -5,6 +5,10 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <cstdlib>
+#include <limits>
 
 #include "moesweep/core/error.hpp"
 
@@ -161,10 +165,38 @@ Json Leaf::identity_value() const {
 
 namespace {
 
-/// Upper bounds from here on only keep arithmetic from overflowing: they are named to who exceeds them.
+/// Bounds from here on only prevent overflow; an error message shows the bound to users who exceed it.
 constexpr double kTechnicalBound = 1e6;
 
-std::string type_in_words(const Field& field, bool with_technical_bound) {
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+
+bool all_of(std::string_view text, std::string_view allowed) { return text.find_first_not_of(allowed) == std::string_view::npos; }
+
+bool is_decimal(std::string_view text, std::string_view characters) {
+  const std::string_view digits = text.starts_with('-') || text.starts_with('+') ? text.substr(1) : text;
+  const bool leading_zero = digits.size() > 1 && digits[0] == '0' && digits[1] >= '0' && digits[1] <= '9';
+  return !digits.empty() && digits[0] != '-' && digits[0] != '+' && all_of(digits, characters) && !leading_zero;
+}
+
+template <class T>
+Json parsed(std::string_view text) {
+  if (text.starts_with('+')) text.remove_prefix(1);
+  T value{};
+  const auto [end, code] = std::from_chars(text.data(), text.data() + text.size(), value);
+  return code == std::errc() && end == text.data() + text.size() ? Json(value) : Json(nullptr);
+}
+
+/// A bound as people write it: integers with all their digits.
+std::string bound_in_words(const Field& field, double bound) {
+  constexpr double kAllDigits = 9.2e18;
+  if (field.type == FieldType::integer && std::abs(bound) < kAllDigits && bound == std::floor(bound))
+    return fmt::format("{}", static_cast<std::int64_t>(bound));
+  return fmt::format("{}", bound);
+}
+
+}  // namespace
+
+std::string type_in_words(const Field& field, bool with_every_bound) {
   std::string words;
   switch (field.type) {
     case FieldType::boolean: words = "true or false"; break;
@@ -177,20 +209,43 @@ std::string type_in_words(const Field& field, bool with_technical_bound) {
     case FieldType::section_list: words = "list of mappings"; break;
     case FieldType::section_map: words = "mapping of names to mappings"; break;
   }
-  if (field.minimum > -std::numeric_limits<double>::infinity()) words += fmt::format(" {} {}", field.minimum_excluded ? ">" : ">=", field.minimum);
-  if (field.maximum < (with_technical_bound ? std::numeric_limits<double>::infinity() : kTechnicalBound))
-    words += fmt::format("{} <= {}", field.minimum > -std::numeric_limits<double>::infinity() ? " and" : "", field.maximum);
+  const bool integer = field.type == FieldType::integer, number = integer || field.type == FieldType::real;
+  std::string least, most;
+  if (field.minimum > -kInfinity) least = fmt::format(" {} {}", field.minimum_excluded ? ">" : ">=", bound_in_words(field, field.minimum));
+  if (field.maximum < (with_every_bound ? kInfinity : kTechnicalBound)) most = fmt::format(" <= {}", bound_in_words(field, field.maximum));
+  if (with_every_bound && number) {
+    // What the type itself can hold.
+    if (least.empty())
+      least = integer ? fmt::format(" >= {}", std::numeric_limits<std::int64_t>::min()) : fmt::format(" >= {}", -std::numeric_limits<double>::max());
+    if (most.empty())
+      most = integer ? fmt::format(" <= {}", std::numeric_limits<std::int64_t>::max()) : fmt::format(" <= {}", std::numeric_limits<double>::max());
+  }
+  words += least + (least.empty() || most.empty() ? "" : " and") + most;
   if (field.may_be_none) words += " or none";
   return words;
 }
 
-}  // namespace
+Json number_of_text(FieldType type, std::string_view text) {
+  if (type == FieldType::integer) return is_decimal(text, "0123456789") ? parsed<std::int64_t>(text) : Json(nullptr);
+  if (type != FieldType::real || !is_decimal(text, "0123456789.eE+-")) return nullptr;
+  Json value = parsed<double>(text);
+  if (value.is_null() || !std::isfinite(value.get<double>())) return nullptr;
+  return value.get<double>() == 0 ? Json(0.0) : value;  // -0 is 0
+}
 
-std::string type_in_words(const Field& field) { return type_in_words(field, false); }
+std::string type_in_words_for(const Field& field, std::string_view text) {
+  const bool integer = field.type == FieldType::integer;
+  if ((!integer && field.type != FieldType::real) || !is_decimal(text, "0123456789.eE+-")) return type_in_words(field);
+  const std::string copy(text);
+  char* end = nullptr;
+  const double value = std::strtod(copy.c_str(), &end);  // infinite where a double cannot hold it
+  if (end != copy.c_str() + copy.size()) return type_in_words(field);
+  const bool no_integer = integer && is_decimal(text, "0123456789") && number_of_text(field.type, text).is_null();
+  return type_in_words(field, value > field.maximum || std::isinf(value) || no_integer);
+}
 
 std::string check_value(const Field& field, const Json& value) {
-  const bool above = value.is_number() && value.get<double>() > field.maximum;
-  const std::string expected = fmt::format("expected {}", type_in_words(field, above));
+  const std::string expected = fmt::format("expected {}", type_in_words(field, value.is_number() && value.get<double>() > field.maximum));
   if (value.is_null()) return field.may_be_none ? "" : expected;
   bool fits = false;
   switch (field.type) {

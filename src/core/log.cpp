@@ -6,6 +6,8 @@
 
 #include <cstdlib>
 
+#include "moesweep/core/text.hpp"
+
 namespace moesweep::log {
 
 namespace {
@@ -18,7 +20,7 @@ spdlog::logger& logger() {
     if (level != nullptr) {
       const auto wanted = spdlog::level::from_str(level);  // `off` also for words that are no level
       if (wanted != spdlog::level::off) made->set_level(wanted);
-      else made->warn("MOESWEEP_LOG={} is no level (debug, info, warning, error): info it is", level);
+      else made->warn("MOESWEEP_LOG={} is no level (debug, info, warning, error): info it is", printable_line(level));
     }
     return made;
   }();
@@ -31,7 +33,8 @@ void configure(int rank, int ranks) {
   logger().set_pattern("%H:%M:%S %^%l%$ " + who + "%v");
 }
 
-void write(Level level, const std::string& text) {
+void write(Level level, const std::string& raw) {
+  const std::string text = printable(raw);
   switch (level) {
     case Level::debug: logger().log(spdlog::level::debug, text); return;
     case Level::info: logger().log(spdlog::level::info, text); return;

@@ -91,7 +91,7 @@ InjectedFault parse_fault(const std::string& text) {
     const auto equals = part.find('=');
     const std::string key = part.substr(0, equals), value = equals == std::string::npos ? "" : part.substr(equals + 1);
     const auto number = [&](std::int64_t least) {
-      if (!is_number(value) || std::stoll(value) < least) refuse(text, fmt::format("{} needs a whole number of at least {}", key, least));
+      if (!is_number(value) || std::stoll(value) < least) refuse(text, fmt::format("{} needs a whole number from {} to 999999999", key, least));
       return std::stoll(value);
     };
     if (key == "trial") {
@@ -106,8 +106,8 @@ InjectedFault parse_fault(const std::string& text) {
       fault.attempt = static_cast<int>(number(1));
     } else if (key == "seconds") {
       const auto read = std::from_chars(value.data(), value.data() + value.size(), fault.seconds);
-      if (read.ec != std::errc() || read.ptr != value.data() + value.size() || !(fault.seconds >= 0 && fault.seconds < 1e9))
-        refuse(text, "seconds needs a number");
+      if (read.ec != std::errc() || read.ptr != value.data() + value.size() || !(fault.seconds >= 0 && fault.seconds <= 999999999))
+        refuse(text, "seconds needs a number from 0 to 999999999");
     } else {
       refuse(text, fmt::format("there is no '{}'", key));
     }

@@ -209,7 +209,7 @@ std::optional<double> slurm_seconds_left() {
   }
   if (end <= 0) return std::nullopt;
   constexpr double kMoment = 60, kShare = 0.1;
-  const double left = std::difftime(end, std::time(nullptr));
+  const double left = std::min(std::difftime(end, std::time(nullptr)), kMostSeconds);
   return left - std::min(kMoment, kShare * left);
 }
 

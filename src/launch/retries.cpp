@@ -31,7 +31,8 @@ Retries parse_retries(const std::string& text) {
                                                         {"out_of_memory", {&retries.out_of_memory}},
                                                         {"timed_out", {&retries.timed_out}},
                                                         {"all", {&retries.crashed, &retries.failed, &retries.out_of_memory, &retries.timed_out}}};
-  std::istringstream parts(text);
+  // With a comma behind it the last part counts too, and an empty text is one empty part.
+  std::istringstream parts(text + ",");
   for (std::string part; std::getline(parts, part, ',');) {
     const auto equals = part.find('=');
     const auto place = places.find(part.substr(0, equals));
@@ -43,8 +44,9 @@ Retries parse_retries(const std::string& text) {
       read = result.ec == std::errc() && result.ptr == last && number >= 0 && number <= 1000000;
     }
     if (!read)
-      throw Error(ErrorKind::usage, fmt::format("'{}' is no budget of retries", part), "--retries",
-                  "give CAUSE=N with CAUSE crashed, failed, out_of_memory, timed_out or all, for example --retries crashed=2,timed_out=1");
+      throw Error(
+          ErrorKind::usage, fmt::format("'{}' is no budget of retries", part), "--retries",
+          "give CAUSE=N with CAUSE crashed, failed, out_of_memory, timed_out or all and N from 0 to 1000000, for example crashed=2,timed_out=1");
     for (int* budget : place->second) *budget = number;
   }
   return retries;

@@ -215,7 +215,8 @@ fs::path this_program() {
 /// moesweep-report: as the profile says, else beside the program, in the checkout's virtual environment, or on PATH. Empty: none.
 std::string find_report(const spec::SiteProfile& profile, const fs::path& program) {
   if (profile.report == "none") return "";
-  const auto runs = [](const fs::path& path) { return ::access(path.c_str(), X_OK) == 0 && !fs::is_directory(path); };
+  std::error_code none;
+  const auto runs = [&](const fs::path& path) { return ::access(path.c_str(), X_OK) == 0 && !fs::is_directory(path, none); };
   if (profile.report != "auto") {
     if (!runs(profile.report))
       throw Error(ErrorKind::config, fmt::format("report: {} is no program", profile.report), profile.file.string(), "give its path, auto or none");
@@ -223,7 +224,7 @@ std::string find_report(const spec::SiteProfile& profile, const fs::path& progra
   }
   std::vector<fs::path> places{program.parent_path() / "moesweep-report"};
   for (fs::path above = program.parent_path(); above.has_relative_path(); above = above.parent_path())
-    if (fs::exists(above / "CMakeLists.txt")) places.push_back(above / ".venv" / "bin" / "moesweep-report");
+    if (fs::exists(above / "CMakeLists.txt", none)) places.push_back(above / ".venv" / "bin" / "moesweep-report");
   if (const char* path = std::getenv("PATH")) {
     std::istringstream folders(path);
     for (std::string folder; std::getline(folders, folder, ':');)
@@ -366,8 +367,7 @@ class Submitter {
 
   /// Plans the jobs and makes their scripts; writes them unless this is a dry run.
   void write_scripts(const std::vector<plan::Job>& open) {
-    if (!options_.after.empty() && options_.after.find_first_not_of("0123456789_:") != std::string::npos)
-      throw Error(ErrorKind::usage, fmt::format("--after: '{}' is no job id", options_.after), "", "give the number that sbatch printed");
+    if (!options_.after.empty()) require_job_id(options_.after);
     plan::ArrayOptions wishes;
     wishes.shards = options_.shards;
     wishes.ranks = options_.ranks;
@@ -378,7 +378,11 @@ class Submitter {
       result_.warnings.push_back(fmt::format("arrays of at most {} elements are assumed: {}", wishes.max_array_size, error.message()));
     }
     const std::string& time = options_.time.empty() ? options_.profile.time : options_.time;
-    if (!time.empty()) wishes.limit_seconds = plan::parse_time(time);
+    try {
+      if (!time.empty()) wishes.limit_seconds = plan::parse_time(time);
+    } catch (const Error& error) {
+      throw Error(error.kind(), error.message(), options_.time.empty() ? options_.profile.file.string() + ": time" : "--time", error.hint());
+    }
     const plan::ArrayPlan numbers = plan::plan_array(open, wishes);
     const double limit = time.empty() ? numbers.walltime_seconds : wishes.limit_seconds;
     token_ = new_token();
@@ -533,6 +537,11 @@ Json Submission::json() const {
           {"start_estimate", start_estimate ? Json(*start_estimate) : Json()},
           {"warnings", warnings},
           {"jobs", std::move(list)}};
+}
+
+void require_job_id(const std::string& text) {
+  if (text.empty() || text.find_first_not_of("0123456789_:") != std::string::npos)
+    throw Error(ErrorKind::usage, fmt::format("'{}' is no job id", text), "--after", "give the number that sbatch printed");
 }
 
 Submission submit(const spec::Sweep& sweep, const SubmitOptions& options) { return Submitter(sweep, options).run(); }

@@ -125,8 +125,10 @@ std::string slurm_time(double seconds) {
 
 double parse_time(const std::string& text) {
   const auto refuse = [&]() -> double {
-    throw Error(ErrorKind::usage, fmt::format("'{}' is no time", text), "",
-                "give minutes, HH:MM:SS, D-HH:MM:SS as Slurm takes them, or 90s, 30min, 4h, 2d");
+    throw Error(
+        ErrorKind::usage, fmt::format("'{}' is no time", text), "",
+        fmt::format("give minutes, HH:MM:SS, D-HH:MM:SS as Slurm takes them, or 90s, 30min, 4h, 2d; above 0 and at most {:.0f} s, or UNLIMITED",
+                    kMostSeconds));
   };
   const auto number = [&](std::string_view part) {
     double value = -1;
@@ -168,7 +170,7 @@ double parse_time(const std::string& text) {
       factor /= kMinute;
     }
   }
-  return seconds > 0 ? seconds : refuse();
+  return seconds > 0 && seconds <= kMostSeconds ? seconds : refuse();
 }
 
 std::optional<Gang> suggest_gang(const train::TrialConfig& config, double memory_limit_bytes, std::int64_t max_expert_ranks) {

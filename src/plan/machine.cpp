@@ -9,6 +9,7 @@
 #include <cstdlib>
 
 #include "moesweep/core/error.hpp"
+#include "moesweep/core/foreign_json.hpp"
 #include "moesweep/core/publish.hpp"
 #include "moesweep/plan/cost.hpp"
 
@@ -75,6 +76,8 @@ double number(const Json& json, const char* name, bool may_be_zero) {
 
 StepSpeed step_of(const Json& json) {
   StepSpeed speed;
+  constexpr std::size_t kMostProducts = 256;  // the search for gaps below takes the third power of it
+  if (json.at("products").size() > kMostProducts) throw Error(ErrorKind::corrupt, fmt::format("it names more than {} products", kMostProducts));
   for (const Json& p : json.at("products"))
     speed.products.push_back({number(p, "rows", false), number(p, "width", false), number(p, "flops_per_second", false)});
   for (const auto& [name, part] : kStepParts) speed.*part = number(json, name, true);
@@ -174,9 +177,10 @@ MachineSpeed read_machine(const fs::path& file) {
   if (std::error_code ignored; !fs::exists(file, ignored))
     throw Error(ErrorKind::io, "there is no such file of a machine's speed", file.string(),
                 fmt::format("make it with `moesweep bench calibrate --out {}`, or unset MOESWEEP_MACHINE", file.string()));
-  const std::string text = read_text(file);
+  constexpr std::size_t kMostBytes = std::size_t{1} << 20;
+  const std::string text = read_text(file, kMostBytes);
   try {
-    const Json json = Json::parse(text);
+    const Json json = parse_json(text, "");
     if (json.at("format") != "moesweep-machine") throw Error(ErrorKind::corrupt, "this is no file of a machine's speed");
     if (json.at("version").get<int>() > kVersion) throw Error(ErrorKind::corrupt, "a newer moesweep made it");
     MachineSpeed machine;

@@ -22,8 +22,9 @@ Shard parse_shard(const std::string& text) {
     const auto count = std::from_chars(text.data() + slash + 1, end, shard.count);
     read = index.ec == std::errc() && index.ptr == text.data() + slash && count.ec == std::errc() && count.ptr == end;
   }
-  if (!read || shard.count < 1 || shard.index < 0 || shard.index >= shard.count)
-    throw Error(ErrorKind::usage, fmt::format("'{}' is no shard", text), "", "give i/n with i from 0 to n-1, for example --shard 0/4");
+  if (!read || shard.count < 1 || shard.count > kMostShards || shard.index < 0 || shard.index >= shard.count)
+    throw Error(ErrorKind::usage, fmt::format("'{}' is no shard", text), "",
+                fmt::format("give i/n with n from 1 to {} and i from 0 to n-1, for example --shard 0/4", kMostShards));
   return shard;
 }
 

@@ -40,9 +40,11 @@ Json finite(double value, const Text& text, std::size_t at) {
   return value;
 }
 
+constexpr const char* kTooLarge = "the result is too large for an integer, which is at most 9223372036854775807";
+
 /// A float without a fraction as an integer, where one can hold it.
 Json integer_of(double value, const Text& text, std::size_t at) {
-  if (!(std::abs(value) < 9.2e18)) text.fail_at(at, "the result is too large for an integer");
+  if (!(value >= -0x1p63 && value < 0x1p63)) text.fail_at(at, kTooLarge);
   return static_cast<std::int64_t>(value);
 }
 
@@ -68,7 +70,7 @@ Json combined(char name, const Json& a, const Json& b, const Text& text, std::si
                  : name == '-' ? __builtin_sub_overflow(x, y, &result)
                                : __builtin_mul_overflow(x, y, &result);
     }
-    if (overflow) text.fail_at(at, "the result is too large for an integer");
+    if (overflow) text.fail_at(at, kTooLarge);
     return result;
   }
   const double x = real(a), y = real(b);
@@ -266,8 +268,9 @@ Json Expression::value(const Field& field, const std::string& path, const Lookup
   if (field.type == FieldType::real) result = real(computed) == 0 ? 0.0 : real(computed);  // -0 is 0
   const bool fraction = field.type == FieldType::integer && !whole(computed) && real(computed) != std::floor(real(computed));
   if (field.type == FieldType::integer && !whole(computed) && !fraction) result = integer_of(real(computed), {text_, mark_, false}, 0);
-  if (fraction || !check_value(field, result).empty())
-    fail(mark_, fmt::format("{}: expected {} but {} is {}", path, type_in_words(field), text_, canonical(computed)),
+  const std::string expected = fraction ? fmt::format("expected {}", type_in_words(field)) : check_value(field, result);
+  if (!expected.empty())
+    fail(mark_, fmt::format("{}: {} but {} is {}", path, expected, text_, canonical(computed)),
          fraction ? "round(), floor() and ceil() make it whole" : "");
   return result;
 }

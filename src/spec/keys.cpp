@@ -4,9 +4,6 @@
 #include <fmt/core.h>
 
 #include <algorithm>
-#include <charconv>
-#include <cmath>
-#include <limits>
 #include <numeric>
 
 namespace moesweep::spec {
@@ -33,29 +30,6 @@ std::size_t distance(std::string_view a, std::string_view b) {
 
 bool has_leading_zero(std::string_view digits) { return digits.size() > 1 && digits[0] == '0' && digits[1] >= '0' && digits[1] <= '9'; }
 
-bool all_of(std::string_view text, std::string_view allowed) { return text.find_first_not_of(allowed) == std::string_view::npos; }
-
-/// The integer that a plain scalar writes, in decimal without leading zeros; null when it writes none.
-Json integer_of(std::string_view text) {
-  const std::string_view digits = text.starts_with('-') || text.starts_with('+') ? text.substr(1) : text;
-  if (digits.empty() || !all_of(digits, "0123456789") || has_leading_zero(digits)) return nullptr;
-  if (text.starts_with('+')) text.remove_prefix(1);
-  std::int64_t value = 0;
-  const auto [end, code] = std::from_chars(text.data(), text.data() + text.size(), value);
-  return code == std::errc() && end == text.data() + text.size() ? Json(value) : Json(nullptr);
-}
-
-/// The finite number that a plain scalar writes; null when it writes none.
-Json real_of(std::string_view text) {
-  if (text.starts_with('+')) text.remove_prefix(1);
-  const std::string_view digits = text.starts_with('-') ? text.substr(1) : text;
-  if (digits.empty() || !all_of(digits, "0123456789.eE+-") || has_leading_zero(digits) || digits[0] == '+' || digits[0] == '-') return nullptr;
-  double value = 0;
-  const auto [end, code] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (code != std::errc() || end != text.data() + text.size() || !std::isfinite(value)) return nullptr;
-  return Json(value == 0 ? 0.0 : value);  // -0 is 0
-}
-
 /// The scalar as the field's type; null when it does not write one.
 Json scalar_of(const Field& field, const Node& node) {
   if (!node.is_scalar()) return nullptr;
@@ -63,7 +37,7 @@ Json scalar_of(const Field& field, const Node& node) {
   if (field.type == FieldType::choice) return node.text;
   if (node.quoted) return nullptr;
   if (field.type == FieldType::boolean) return node.text == "true" ? Json(true) : node.text == "false" ? Json(false) : Json(nullptr);
-  return field.type == FieldType::integer ? integer_of(node.text) : real_of(node.text);
+  return number_of_text(field.type, node.text);
 }
 
 [[noreturn]] void fail_value(const Field& field, const Node& node, const std::string& path) {
@@ -81,7 +55,8 @@ Json scalar_of(const Field& field, const Node& node) {
   } else if (node.is_scalar() && has_leading_zero(node.text) && (field.type == FieldType::integer || field.type == FieldType::real)) {
     hint = "numbers are decimal, without leading zeros";
   }
-  fail(node.mark, fmt::format("{}: expected {} but found {}", path, type_in_words(field), node.in_words()), hint);
+  const std::string expected = node.is_scalar() && !node.quoted ? type_in_words_for(field, node.text) : type_in_words(field);
+  fail(node.mark, fmt::format("{}: expected {} but found {}", path, expected, node.in_words()), hint);
 }
 
 }  // namespace

@@ -19,6 +19,7 @@ __extension__ typedef __int128 Wide;                   // NOLINT(modernize-use-u
 __extension__ typedef unsigned __int128 UnsignedWide;  // NOLINT(modernize-use-using)
 
 constexpr std::int64_t kMostValues = 1'000'000;
+constexpr double kLargestRounded = 9e15;  // larger ones are no exact doubles
 
 const std::vector<std::string> kRanges{"linspace", "logspace", "range"};
 const std::vector<std::string> kDistributions{"uniform", "log_uniform", "integers", "choice"};
@@ -134,7 +135,9 @@ Node range_values(const Node& range, const Key& key, std::int64_t most) {
     const double share = count == 1 ? 0.0 : static_cast<double>(i) / static_cast<double>(count - 1);
     const double between = logarithmic ? std::exp(std::log(first) * (1 - share) + std::log(last) * share) : first * (1 - share) + last * share;
     const double value = i == 0 ? first : i + 1 == count ? last : between;
-    if (key.field.type == FieldType::integer && !(std::abs(value) < 9e15)) fail(bounds.mark, fmt::format("{}: too large for an integer", path));
+    if (key.field.type == FieldType::integer && !(std::abs(value) < kLargestRounded))
+      fail(bounds.mark, fmt::format("{}: expected integers from {} to {} but found {}", path, -static_cast<std::int64_t>(kLargestRounded),
+                                    static_cast<std::int64_t>(kLargestRounded), digits(value)));
     add(text_for(key, value));
   }
   return values;

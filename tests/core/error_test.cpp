@@ -3,6 +3,12 @@
 
 #include <gtest/gtest.h>
 
+#include <filesystem>
+#include <functional>
+#include <new>
+#include <stdexcept>
+#include <system_error>
+
 #include "moesweep/core/json.hpp"
 
 namespace moesweep {
@@ -32,6 +38,31 @@ TEST(Error, AssertionsAreInternal) {
     EXPECT_EQ(error.message(), "sums (1 + 1 == 3)");
     EXPECT_NE(error.where().find("error_test.cpp:"), std::string::npos);
   }
+}
+
+TEST(Error, FilesAndMemoryAreNoDefects) {
+  const auto of = [](const std::function<void()>& work) {
+    try {
+      work();
+    } catch (const std::exception& exception) {
+      return error_of(exception);
+    }
+    return Error(ErrorKind::internal, "nothing was thrown");
+  };
+  const Error files = of([] { (void)std::filesystem::file_size("/no/such/file"); });
+  EXPECT_EQ(files.kind(), ErrorKind::io);
+  EXPECT_EQ(files.where(), "/no/such/file");
+  EXPECT_EQ(files.message(), "No such file or directory");
+  EXPECT_EQ(of([] { throw std::bad_alloc(); }).kind(), ErrorKind::io);
+  EXPECT_EQ(of([] { throw std::bad_alloc(); }).message(), "memory ran out");
+  EXPECT_EQ(of([] { throw std::runtime_error("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"); }).kind(), ErrorKind::io);
+  EXPECT_EQ(of([] { throw std::system_error(std::make_error_code(std::errc::resource_unavailable_try_again)); }).kind(), ErrorKind::io);
+  const Error defect = of([] { throw std::out_of_range("map::at"); });
+  EXPECT_EQ(defect.kind(), ErrorKind::internal);
+  EXPECT_NE(defect.hint().find("defect of moesweep"), std::string::npos);
+  const Error known = of([] { throw Error(ErrorKind::data, "what", "where", "hint").thrown_on_every_rank(); });
+  EXPECT_EQ(known.kind(), ErrorKind::data);
+  EXPECT_TRUE(known.on_every_rank());
 }
 
 TEST(Json, ObjectsKeepTheOrderOfTheirKeysAndFloatsRoundTrip) {

@@ -141,6 +141,51 @@ TEST(Fields, TypesAndRangesAreChecked) {
   EXPECT_EQ(reason(outer, "others", Json::object()), "expected list of mappings");
 }
 
+TEST(Fields, AMaximumThatOnlyPreventsOverflowIsNamedToWhoExceedsIt) {
+  std::int64_t steps = 1;
+  double seconds = 1;
+  std::optional<std::int64_t> tokens;
+  FieldList fields;
+  fields.add("steps", steps, "").at_least(1).at_most(1e9);
+  fields.add("seconds", seconds, "").more_than(0).at_most(1e8);
+  fields.add("tokens", tokens, "").at_least(1).at_most(1e15);
+  EXPECT_EQ(type_in_words(*fields.find("steps")), "integer >= 1");
+  EXPECT_EQ(check_value(*fields.find("steps"), 0), "expected integer >= 1");
+  EXPECT_EQ(check_value(*fields.find("steps"), 1000000000), "");
+  EXPECT_EQ(check_value(*fields.find("steps"), 1000000001), "expected integer >= 1 and <= 1000000000");
+  EXPECT_EQ(check_value(*fields.find("seconds"), 1e9), "expected number > 0 and <= 100000000");
+  EXPECT_EQ(check_value(*fields.find("tokens"), 1000000000000001), "expected integer >= 1 and <= 1000000000000000 or none");
+  EXPECT_EQ(type_in_words_for(*fields.find("steps"), "1000000001"), "integer >= 1 and <= 1000000000");
+  EXPECT_EQ(type_in_words_for(*fields.find("steps"), "1e400"), "integer >= 1 and <= 1000000000");
+  EXPECT_EQ(type_in_words_for(*fields.find("steps"), "99999999999999999999"), "integer >= 1 and <= 1000000000");
+  EXPECT_EQ(type_in_words_for(*fields.find("steps"), "0"), "integer >= 1");
+  EXPECT_EQ(type_in_words_for(*fields.find("steps"), "nan"), "integer >= 1");
+}
+
+TEST(Fields, ANumberBeyondTheTypeNamesTheTypesLimits) {
+  std::int64_t count = 0;
+  double real = 0;
+  FieldList fields;
+  fields.add("count", count, "");
+  fields.add("real", real, "");
+  const Field &integer = *fields.find("count"), &number = *fields.find("real");
+  EXPECT_EQ(type_in_words_for(integer, "9223372036854775807"), "integer");
+  EXPECT_EQ(type_in_words_for(integer, "9223372036854775808"), "integer >= -9223372036854775808 and <= 9223372036854775807");
+  EXPECT_EQ(type_in_words_for(integer, "-9223372036854775809"), "integer >= -9223372036854775808 and <= 9223372036854775807");
+  EXPECT_EQ(type_in_words_for(number, "1e400"), "number >= -1.7976931348623157e+308 and <= 1.7976931348623157e+308");
+  EXPECT_EQ(type_in_words_for(number, "1e400x"), "number");
+}
+
+TEST(Fields, NumbersAreDecimalWithoutBlanksAndLeadingZeros) {
+  EXPECT_EQ(number_of_text(FieldType::integer, "-12"), -12);
+  EXPECT_EQ(number_of_text(FieldType::integer, "+12"), 12);
+  EXPECT_EQ(number_of_text(FieldType::real, "-1.5e3"), -1500.0);
+  for (const char* text : {"", " 1", "1 ", "0x10", "010", "1e3", "1.0", "nan", "inf", "--1", "+-1", "9223372036854775808"})
+    EXPECT_TRUE(number_of_text(FieldType::integer, text).is_null()) << text;
+  for (const char* text : {"", " 1", "1 ", "0x10", "010.5", "nan", "inf", "-inf", "1e400", "-1e400", "1,5", "+-1", "."})
+    EXPECT_TRUE(number_of_text(FieldType::real, text).is_null()) << text;
+}
+
 TEST(Fields, IdentityHoldsWhatDiffersAndIsNoExecution) {
   Outer mine, defaults;
   const auto identity = [&] { return canonical(fields_of(mine).identity(fields_of(defaults))); };

@@ -115,10 +115,32 @@ TEST(Array, TimesAsSlurmWritesThem) {
   EXPECT_EQ(parse_time("1-02:03:04"), 86400 + 2 * 3600 + 3 * 60 + 4);
   EXPECT_EQ(parse_time("90s"), 90);
   EXPECT_EQ(parse_time("1.5h"), 5400);
+  EXPECT_EQ(parse_time("1000000000s"), 1e9);
   EXPECT_EQ(parse_time("UNLIMITED"), std::numeric_limits<double>::infinity());
   for (const double seconds : {1.0, 60.0, 3599.0, 86399.0, 86400.0, 1e6}) EXPECT_EQ(parse_time(slurm_time(seconds)), seconds);
-  for (const char* text :
-       {"", "0", "-5", "x", "1:", ":30", "1:2:3:4", "1-", "-1:00", "1-2-3", "4 h", "4hours", "1e3", "nan", "1:-5", "00:00", "99999999999"}) {
+  for (const char* text : {"",
+                           "0",
+                           "-5",
+                           "x",
+                           "1:",
+                           ":30",
+                           "1:2:3:4",
+                           "1-",
+                           "-1:00",
+                           "1-2-3",
+                           "4 h",
+                           "4hours",
+                           "1e3",
+                           "nan",
+                           "1:-5",
+                           "00:00",
+                           "99999999999",
+                           "99999999999999999999d",
+                           "999999999-00:00:00",
+                           "1000000001s",
+                           "inf",
+                           " 5",
+                           "5 "}) {
     try {
       parse_time(text);
       ADD_FAILURE() << "'" << text << "' was taken";

@@ -17,7 +17,8 @@ TEST(Shard, ParsesIndexAndCount) {
 }
 
 TEST(Shard, RefusesWhatIsNone) {
-  for (const char* text : {"", "1", "/", "1/", "/2", "2/2", "-1/2", "0/0", "1/2x", " 1/2", "a/b", "0/2/3", "99999999999999999999/3"}) {
+  for (const char* text :
+       {"", "1", "/", "1/", "/2", "2/2", "-1/2", "0/0", "1/2x", " 1/2", "a/b", "0/2/3", "99999999999999999999/3", "0/100001", "0/100000000000"}) {
     try {
       parse_shard(text);
       ADD_FAILURE() << "'" << text << "' was taken";

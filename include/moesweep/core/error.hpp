@@ -1,6 +1,7 @@
 // The one exception type of moesweep, and the exit codes that its kinds turn into.
 #pragma once
 
+#include <exception>
 #include <stdexcept>
 #include <string>
 
@@ -46,6 +47,10 @@ class Error : public std::runtime_error {
   std::string message_, where_, hint_;
   bool on_every_rank_ = false;
 };
+
+/// Any exception as an error that a user reads. One of files (std::filesystem) and memory that ran out are `io`, with the path where there is one;
+/// what nobody expected is `internal`. An `Error` is given back as it is.
+Error error_of(const std::exception& exception);
 
 /// Throws an internal error, naming the place, when `condition` is false. For programmer errors only; user errors throw `Error` by kind.
 #define MOESWEEP_ASSERT(condition, text)                                                    \

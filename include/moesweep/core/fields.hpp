@@ -193,8 +193,16 @@ std::vector<Leaf> leaves_of(const FieldList& fields);
 /// Why `value` does not fit the field's type, range or choices; empty when it does. The sentence names what is allowed.
 std::string check_value(const Field& field, const Json& value);
 
-/// The type in words, for messages and the reference: "integer >= 1", "one of softmax, sigmoid", "number or none".
-std::string type_in_words(const Field& field);
+/// The type in words, for messages and the reference: "integer >= 1", "one of softmax, sigmoid", "number or none". A maximum of a million or more
+/// only prevents overflow: the reference leaves it out, `with_every_bound` names it, and the limits of the type where the field has none.
+std::string type_in_words(const Field& field, bool with_every_bound = false);
+
+/// The number that a text writes in decimal, without blanks and leading zeros: an integer or a finite real. Null when it writes none, or one that the
+/// type cannot hold.
+Json number_of_text(FieldType type, std::string_view text);
+
+/// What a field takes, in words, for a message about `text`, which does not fit. Names the maximum when the text is a number above it.
+std::string type_in_words_for(const Field& field, std::string_view text);
 
 /// Stores every value of nested JSON (as `dump` writes it) into the struct; a `config` error names the path of an unknown key or a bad value.
 void load(const FieldList& fields, const Json& values, const std::string& path = {});

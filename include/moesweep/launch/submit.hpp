@@ -20,6 +20,9 @@ namespace moesweep::launch {
 /// A word of a shell: as it is where it is plain, else between single quotes, expanded by nothing.
 std::string shell_word(std::string_view text);
 
+/// A `usage` error unless the text can be a job's id, as `--after` takes it: digits, `_` and `:`.
+void require_job_id(const std::string& text);
+
 struct SubmitOptions {
   std::filesystem::path folder;
   std::vector<std::string> command_line;         ///< for the record
