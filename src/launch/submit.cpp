@@ -15,6 +15,7 @@
 #include <sstream>
 
 #include "moesweep/core/error.hpp"
+#include "moesweep/core/foreign_json.hpp"
 #include "moesweep/core/log.hpp"
 #include "moesweep/core/publish.hpp"
 #include "moesweep/core/text.hpp"
@@ -40,8 +41,7 @@ constexpr std::int64_t kUsualSignalSeconds = 300;
 /// Held for one submit or cancel of a folder at a time; released by closing, so also by death.
 class SubmitLock {
  public:
-  explicit SubmitLock(const fs::path& slurm_folder) : file_(::open((slurm_folder / ".lock").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666)) {
-    if (file_ < 0) throw_io("cannot open", slurm_folder / ".lock", errno);
+  explicit SubmitLock(const fs::path& slurm_folder) : file_(open_to_append(slurm_folder / ".lock")) {
     if (::flock(file_, LOCK_EX | LOCK_NB) == 0) return;
     ::close(file_);
     throw Error(ErrorKind::usage, "another submit or cancel of this folder is at work", slurm_folder.parent_path().string(),
@@ -56,13 +56,14 @@ class SubmitLock {
 };
 
 /// submissions.jsonl: a line per event.
-///   submission: token, shards, ranks, time_limit, command_line, jobs [{kind, name, array, script}]
-///   submitted:  name, job        cancelled: name, job        abandoned: token
+///   submission: token, shards, ranks, time_limit, inherit (names), export (sbatch's --export: names), command_line, jobs [{kind, name, array,
+///   script}] submitted:  name, job        cancelled: name, job        abandoned: token
 class Records {
  public:
   struct Entry {
-    std::string token;
-    Json facts;
+    std::string token, time, time_limit, export_list;
+    std::int64_t shards = 0, ranks = 0, signal_seconds = 0;
+    std::vector<std::string> inherit;
     std::vector<SubmittedJob> jobs;
     bool abandoned = false;
 
@@ -75,10 +76,16 @@ class Records {
     std::error_code none;
     if (!fs::exists(file_, none)) return;
     std::istringstream lines(read_text(file_));
+    std::int64_t number = 0;
     for (std::string line; std::getline(lines, line);) {
-      // The last line may have been cut by a full disk or a power failure.
-      const Json event = Json::parse(line, nullptr, false);
-      if (event.is_object()) apply(event);
+      ++number;
+      if (line.empty()) continue;
+      const std::string where = fmt::format("{}:{}", file_.string(), number);
+      try {
+        apply(parse_json(line, where), where);
+      } catch (const Error& error) {  // a line may have been cut by a full disk or a power failure
+        log::warning(fmt::format("{}: this line is no record of a submission and is passed over: {}", where, error.message()));
+      }
     }
   }
 
@@ -105,15 +112,14 @@ class Records {
     Json event = {{"time", utc_now()}, {"event", kind}};
     event.update(fields);
     const std::string line = event.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
-    const int file = ::open(file_.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
-    if (file < 0) throw_io("cannot open", file_, errno);
+    const int file = open_to_append(file_);
     // A line that was cut stays one line of its own.
     const std::string text = needs_break() ? "\n" + line : line;
     const auto written = ::write(file, text.data(), text.size());
     const int code = written == static_cast<ssize_t>(text.size()) && ::fsync(file) == 0 ? 0 : errno == 0 ? ENOSPC : errno;
     ::close(file);
     if (code != 0) throw_io("cannot write", file_, code);
-    apply(event);
+    apply(event, file_.string());
   }
 
  private:
@@ -123,26 +129,45 @@ class Records {
     return read_text(file_).back() != '\n';
   }
 
-  void apply(const Json& event) {
-    try {
-      const std::string kind = event.at("event");
-      if (kind == "submission") {
-        Entry entry{event.at("token"), event, {}, false};
-        for (const Json& job : event.at("jobs"))
-          entry.jobs.push_back({job.at("kind"), job.at("name"), "", job.at("array"), fs::path(job.at("script").get<std::string>()), "", {}});
-        entries_.push_back(std::move(entry));
-      } else if (kind == "submitted") {
-        for (Entry& entry : entries_)
-          for (SubmittedJob& job : entry.jobs)
-            if (job.name == event.at("name")) job.job = event.at("job");
-      } else if (kind == "cancelled") {
-        cancelled_.insert(event.at("job").get<std::string>());
-      } else if (kind == "abandoned") {
-        for (Entry& entry : entries_)
-          if (entry.token == event.at("token")) entry.abandoned = true;
+  /// A `corrupt` error at `where` when the event lacks something or holds something of another kind; then it changes nothing.
+  void apply(const Json& event, const std::string& where) {
+    constexpr std::int64_t kMost = std::int64_t{1} << 40;
+    const JsonView view(event, where);
+    const std::string kind = view["event"].text();
+    const auto job_id = [](const JsonView& id) {
+      const std::string text = id.text();
+      if (text.empty() || text.find_first_not_of("0123456789") != std::string::npos) id.refuse("a job's number");
+      return text;
+    };
+    if (kind == "submission") {
+      Entry entry;
+      entry.token = view["token"].text();
+      for (const auto& [name, field] : {std::pair("shards", &entry.shards), {"ranks", &entry.ranks}, {"signal_seconds", &entry.signal_seconds}})
+        if (const auto value = view.find(name)) *field = value->integer(0, kMost);
+      for (const auto& [name, field] : {std::pair("time", &entry.time), {"time_limit", &entry.time_limit}, {"export", &entry.export_list}})
+        if (const auto value = view.find(name)) *field = value->text();
+      if (const auto names = view.find("inherit")) entry.inherit = names->texts();
+      for (const JsonView& job : view["jobs"].elements()) {
+        SubmittedJob made;
+        made.kind = job["kind"].text();
+        made.name = job["name"].text();
+        made.array = job["array"].text();
+        made.script = job["script"].text();
+        if (!made.script.is_absolute()) job["script"].refuse("an absolute path");
+        entry.jobs.push_back(std::move(made));
       }
-    } catch (const Json::exception&) {
-      log::warning(fmt::format("{}: a line is no record of a submission and is passed over", file_.string()));
+      entries_.push_back(std::move(entry));
+    } else if (kind == "submitted") {
+      const std::string name = view["name"].text(), id = job_id(view["job"]);
+      for (Entry& entry : entries_)
+        for (SubmittedJob& job : entry.jobs)
+          if (job.name == name) job.job = id;
+    } else if (kind == "cancelled") {
+      cancelled_.insert(job_id(view["job"]));
+    } else if (kind == "abandoned") {
+      const std::string token = view["token"].text();
+      for (Entry& entry : entries_)
+        if (entry.token == token) entry.abandoned = true;
     }
   }
 
@@ -195,6 +220,50 @@ std::vector<std::pair<std::string, std::string>> environment_of_jobs() {
   return environment;
 }
 
+/// Throws a `usage` error that names the first variable that is not set.
+void require_set(const std::vector<std::string>& names, const fs::path& profile) {
+  for (const std::string& name : names)
+    if (std::getenv(name.c_str()) == nullptr)
+      throw Error(ErrorKind::usage,
+                  fmt::format("{} is not set: `inherit` of the site profile takes its value from the environment of this command", name),
+                  profile.string(), fmt::format("`export {}=...` in this shell, then run the same command again", name));
+}
+
+/// What is inherited must stay out of every file: a `config` error names a variable that the scripts set or the provenance of the results tells.
+void require_untold(const spec::SiteProfile& profile) {
+  for (const std::string& name : profile.inherit)
+    if (is_told(name))
+      throw Error(ErrorKind::config, fmt::format("inherit: the value of {} is written into the results, and what is inherited is for no file", name),
+                  profile.file.string(), "give it under `environment` instead");
+}
+
+/// A folder is made in it, or is there; never a link to one.
+void make_own_folder(const fs::path& folder) {
+  std::error_code failure;
+  const fs::file_status there = fs::symlink_status(folder, failure);
+  if (fs::is_symlink(there)) throw Error(ErrorKind::io, "it is a link, and nothing is written through one", folder.string(), "remove it yourself");
+  failure.clear();
+  fs::create_directories(folder, failure);
+  if (failure) throw Error(ErrorKind::io, fmt::format("cannot make the folder: {}", failure.message()), folder.string());
+}
+
+constexpr std::string_view kWrittenBy = "Written by moesweep ";
+
+/// An `io` error unless the script is absent or one that an earlier submission wrote.
+void require_own_script(const fs::path& script) {
+  constexpr std::size_t kMostBytes = std::size_t{1} << 20;
+  require_replaceable(script);
+  if (std::error_code none; !fs::exists(script, none)) return;
+  std::istringstream lines(read_text(script, kMostBytes));
+  std::string line;
+  for (int i = 0; i < 3 && std::getline(lines, line);) {
+    if (line.starts_with("# " + std::string(kWrittenBy))) return;
+    ++i;
+  }
+  throw Error(ErrorKind::io, "`moesweep submit` would write its script here, and this is a file that it did not make", script.string(),
+              "move it away, or choose another folder with --out");
+}
+
 Slurm slurm_of(double patience_seconds, double call_seconds) {
   return Slurm({patience_seconds, call_seconds,
                 [](const std::string& words, double seconds) { log::warning(fmt::format("{}; asked again in {:.0f} s", words, seconds)); }});
@@ -210,13 +279,17 @@ class Submitter {
   }
 
   Submission run() {
+    require_untold(options_.profile);
+    require_set(options_.profile.inherit, options_.profile.file);
+    if (!options_.profile.inherit.empty()) export_list_ = export_list(options_.profile.inherit, options_.profile.sbatch);
     const std::vector<plan::Job> open = options_.dry_run ? open_jobs_unprepared() : open_jobs();
     result_.pending = static_cast<std::int64_t>(open.size());
     if (options_.dry_run) {
       write_scripts(open);
       return std::move(result_);
     }
-    make_folder(folder_ / "slurm" / "logs");
+    make_own_folder(folder_ / "slurm");
+    make_own_folder(folder_ / "slurm" / "logs");
     const SubmitLock lock(folder_ / "slurm");
     Records records(folder_);
     std::set<std::string> active;  // ids of jobs in the queue
@@ -259,6 +332,8 @@ class Submitter {
                                  {"signal_seconds", result_.signal_seconds},
                                  {"pending", result_.pending},
                                  {"profile", options_.profile.file.string()},
+                                 {"inherit", options_.profile.inherit},
+                                 {"export", export_list_},
                                  {"run_options", options_.run_options},
                                  {"command_line", options_.command_line},
                                  {"jobs", std::move(jobs)}});
@@ -268,12 +343,6 @@ class Submitter {
   }
 
  private:
-  static void make_folder(const fs::path& folder) {
-    std::error_code failure;
-    fs::create_directories(folder, failure);
-    if (failure) throw Error(ErrorKind::io, fmt::format("cannot make the folder: {}", failure.message()), folder.string());
-  }
-
   bool passed_over(const std::string& id) const { return sweep_.passed_over.contains(id); }
 
   /// The trials that have not ended, after the folder was prepared as `run` does it.
@@ -350,7 +419,7 @@ class Submitter {
     if (numbers.requeues) result_.warnings.push_back("the time limit is shorter than a shard needs: elements go back into the queue and go on");
     Scripts scripts;
     scripts.sweep = sweep_.name;
-    scripts.origin = fmt::format("Written by moesweep {} at {} for `moesweep submit`, token {}.", version(), utc_now(), token_);
+    scripts.origin = fmt::format("{}{} at {} for `moesweep submit`, token {}.", kWrittenBy, version(), utc_now(), token_);
     scripts.program = this_program();
     scripts.folder = folder_;
     scripts.working_folder = fs::current_path();
@@ -386,10 +455,8 @@ class Submitter {
     else if (options_.profile.report != "none") result_.warnings.push_back("no report job: moesweep-report is not installed beside the program");
     for (SubmittedJob& job : result_.jobs) job.command = command_of(job, result_.jobs, nullptr);
     if (options_.dry_run) return;
-    for (const SubmittedJob& job : result_.jobs) {
-      publish_text(job.script, job.text);
-      fs::permissions(job.script, fs::perms::owner_all | fs::perms::group_read | fs::perms::others_read);
-    }
+    for (const SubmittedJob& job : result_.jobs) require_own_script(job.script);
+    for (const SubmittedJob& job : result_.jobs) publish_text(job.script, job.text, 0777);
   }
 
   /// The sbatch call of a job. Of the jobs that it waits for, those outside `active` are left out where that is given: they have ended.
@@ -403,6 +470,7 @@ class Submitter {
     }
     std::vector<std::string> command{"sbatch", "--parsable"};
     if (!after.empty()) command.push_back("--dependency=afterany" + after);
+    if (!export_list_.empty()) command.push_back("--export=" + export_list_);
     command.push_back(job.script.string());
     return command;
   }
@@ -412,11 +480,13 @@ class Submitter {
     result_.continued = true;
     token_ = entry.token;
     result_.jobs = entry.jobs;
-    result_.shards = entry.facts.value("shards", std::int64_t{0});
-    result_.ranks = entry.facts.value("ranks", std::int64_t{0});
-    result_.time = entry.facts.value("time_limit", "");
-    result_.signal_seconds = entry.facts.value("signal_seconds", std::int64_t{0});
-    log::info(fmt::format("going on with the submission of {}, which was cut short: its scripts and options stand", entry.facts.value("time", "")));
+    result_.shards = entry.shards;
+    result_.ranks = entry.ranks;
+    result_.time = entry.time_limit;
+    result_.signal_seconds = entry.signal_seconds;
+    require_set(entry.inherit, folder_ / "slurm" / "submissions.jsonl");
+    export_list_ = entry.export_list;
+    log::info(fmt::format("going on with the submission of {}, which was cut short: its scripts and options stand", entry.time));
     submit_missing(records, std::move(active), nothing_open);
   }
 
@@ -453,6 +523,7 @@ class Submitter {
   Slurm slurm_;
   Submission result_;
   std::string token_;
+  std::string export_list_;  ///< sbatch's --export; empty: not given
   std::int64_t threads_ = 1;
 };
 
