@@ -7,6 +7,7 @@ A temporary file or folder is made by mktemp, mkdtemp, mkstemp or Python's tempf
 """
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 FOLDERS = ("jobs", "tests", "cmake", ".ci", "src", "include", "analysis")
@@ -22,7 +23,7 @@ RULES = [
 ]
 
 
-def files(root: Path):
+def files(root: Path) -> Iterator[Path]:
     for folder in FOLDERS:
         for path in sorted((root / folder).rglob("*")):
             if path.suffix in KINDS and path.is_file() and not PASSED_OVER & set(path.relative_to(root).parts):
