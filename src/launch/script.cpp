@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <cctype>
-#include <cstdlib>
 
 #include "moesweep/core/error.hpp"
 #include "moesweep/core/json.hpp"
@@ -48,8 +47,8 @@ std::string sbatch_quoted(std::string_view text) {
   return quoted + "'";
 }
 
-std::string export_list(const std::vector<std::string>& names, const std::vector<std::string>& sbatch_options) {
-  std::string base = "ALL", of = "";
+std::string export_list(const std::vector<std::string>& names, const std::vector<std::string>& sbatch_options, std::string_view sbatch_export) {
+  std::string base = "ALL", of;
   for (const std::string& option : sbatch_options)
     for (std::size_t at = 0; (at = option.find("--export", at)) != std::string::npos;) {
       const bool begins = at == 0 || option[at - 1] == ' ';
@@ -59,8 +58,8 @@ std::string export_list(const std::vector<std::string>& names, const std::vector
       std::erase_if(base, [](char c) { return c == '\'' || c == '"'; });
       of = "`sbatch` of the site profile";
     }
-  if (const char* given = std::getenv("SBATCH_EXPORT"); given != nullptr && *given != '\0') {
-    base = given;
+  if (!sbatch_export.empty()) {
+    base = sbatch_export;
     of = "$SBATCH_EXPORT";
   }
   if (base.find('=') != std::string::npos)

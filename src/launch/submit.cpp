@@ -56,8 +56,9 @@ class SubmitLock {
 };
 
 /// submissions.jsonl: a line per event.
-///   submission: token, shards, ranks, time_limit, inherit (names), export (sbatch's --export: names), command_line, jobs [{kind, name, array,
-///   script}] submitted:  name, job        cancelled: name, job        abandoned: token
+///   submission: token, shards, ranks, time_limit, inherit, export, command_line, jobs [{kind, name, array, script}]
+///   submitted:  name, job        cancelled: name, job        abandoned: token
+/// `inherit` and `export`, which sbatch's --export was given, are names of variables.
 class Records {
  public:
   struct Entry {
@@ -281,7 +282,10 @@ class Submitter {
   Submission run() {
     require_untold(options_.profile);
     require_set(options_.profile.inherit, options_.profile.file);
-    if (!options_.profile.inherit.empty()) export_list_ = export_list(options_.profile.inherit, options_.profile.sbatch);
+    if (!options_.profile.inherit.empty()) {
+      const char* given = std::getenv("SBATCH_EXPORT");
+      export_list_ = export_list(options_.profile.inherit, options_.profile.sbatch, given == nullptr ? "" : given);
+    }
     const std::vector<plan::Job> open = options_.dry_run ? open_jobs_unprepared() : open_jobs();
     result_.pending = static_cast<std::int64_t>(open.size());
     if (options_.dry_run) {

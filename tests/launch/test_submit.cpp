@@ -170,19 +170,15 @@ TEST_F(Script, ScriptsHoldTheNamesOfWhatTheyInheritAlone) {
 }
 
 TEST_F(Script, ExportNamesVariablesAndHoldsNoValue) {
-  ::unsetenv("SBATCH_EXPORT");
-  EXPECT_EQ(export_list({"A", "B"}, {}), "ALL");
-  EXPECT_EQ(export_list({"A"}, {"--mem=2G", "--export=ALL"}), "ALL");
-  EXPECT_EQ(export_list({"A"}, {"--export=all,B"}), "all,B,A");
-  EXPECT_EQ(export_list({"A", "B"}, {"--export=NONE"}), "A,B");
-  EXPECT_EQ(export_list({"A"}, {"--mem=2G --export 'B,C' --nice"}), "B,C,A");
-  EXPECT_EQ(export_list({"A"}, {"--export-file=x", "--comment=no--export=NONE"}), "ALL");
-  EXPECT_THROW(export_list({"A"}, {"--export=ALL,B=value"}), Error);
-  ::setenv("SBATCH_EXPORT", "NONE", 1);
-  EXPECT_EQ(export_list({"A"}, {"--export=ALL"}), "A") << "it goes before what the script says";
-  ::setenv("SBATCH_EXPORT", "B=value", 1);
-  EXPECT_THROW(export_list({"A"}, {}), Error);
-  ::unsetenv("SBATCH_EXPORT");
+  EXPECT_EQ(export_list({"A", "B"}, {}, ""), "ALL");
+  EXPECT_EQ(export_list({"A"}, {"--mem=2G", "--export=ALL"}, ""), "ALL");
+  EXPECT_EQ(export_list({"A"}, {"--export=all,B"}, ""), "all,B,A");
+  EXPECT_EQ(export_list({"A", "B"}, {"--export=NONE"}, ""), "A,B");
+  EXPECT_EQ(export_list({"A"}, {"--mem=2G --export 'B,C' --nice"}, ""), "B,C,A");
+  EXPECT_EQ(export_list({"A"}, {"--export-file=x", "--comment=no--export=NONE"}, ""), "ALL");
+  EXPECT_THROW(export_list({"A"}, {"--export=ALL,B=value"}, ""), Error);
+  EXPECT_EQ(export_list({"A"}, {"--export=ALL"}, "NONE"), "A") << "it goes before what the script says";
+  EXPECT_THROW(export_list({"A"}, {}, "B=value"), Error);
 }
 
 TEST_F(Script, EveryScriptIsBashWhateverItsNames) {
