@@ -188,11 +188,8 @@ class Files(Case):
         for name in ["array.sbatch", "submissions.jsonl", ".lock", "logs", ""]:
             with self.subTest(name=name):
                 link = slurm / name if name else slurm
-                slurm.parent.mkdir(parents=True, exist_ok=True)
-                if name:
-                    slurm.mkdir(exist_ok=True)
-                elif slurm.exists():
-                    shutil.rmtree(slurm)
+                shutil.rmtree(slurm, ignore_errors=True)
+                link.parent.mkdir(parents=True, exist_ok=True)
                 link.symlink_to(target if name in ("logs", "") else target / "kept" if name == "array.sbatch" else target / "new")
                 self.assertIn(str(link), self.submit(code=4)[1])
                 self.assertEqual([path.name for path in target.iterdir()], ["kept"])
@@ -343,53 +340,14 @@ class Cancelling(Case):
         self.assertIn("no sweep folder", self.call("cancel", "nowhere", code=4)[1])
 
 
-class Scripts(Case):
-    """The array's script, run by bash with a made-up srun."""
-
-    def setUp(self):
-        super().setUp()
-        self.codes = self.folder / "codes"
-        srun = self.bin / "srun"
-        srun.write_text('#!/bin/bash\nprintf \'%s\\0\' "$@" >> "$FAKE_SLURM/argv"; printf "\\n" >> "$FAKE_SLURM/argv"\n'
-                        'read -r code rest < "$FAKE_SLURM/codes"; sed -i 1d "$FAKE_SLURM/codes"; $rest\nexit "${code:-0}"\n')
-        squeue = self.bin / "squeue-in-job"
-        squeue.write_text('#!/bin/bash\necho "squeue $*" >> "$FAKE_SLURM/asked"; cat "$FAKE_SLURM/answer"\n')
-        scontrol = self.bin / "scontrol-in-job"
-        scontrol.write_text('#!/bin/bash\necho "scontrol $*" >> "$FAKE_SLURM/asked"; cat "$FAKE_SLURM/denied" >&2 2>/dev/null && exit 1; kill "$PPID"; exit 0\n')
-        for file in (srun, squeue, scontrol):
-            file.chmod(0o755)
-
-    def script(self, *arguments, out="runs/s"):
-        """The script of a submission; the queue's commands become those of a job."""
-        self.submit(*arguments, out=out)
-        for name in ["squeue", "scontrol"]:
-            (self.bin / name).unlink()
-            (self.bin / name).symlink_to(f"{name}-in-job")
-        return self.folder / "work" / out / "slurm" / "array.sbatch"
-
-    def run_script(self, script, codes, code, answer="RUNNING 10:00\n"):
-        (self.slurm / "codes").write_text("".join(f"{each}\n" for each in codes))
-        (self.slurm / "answer").write_text(answer)
-        if not (self.bin / "sleep").exists():
-            (self.bin / "sleep").symlink_to("/bin/true")
-        environment = dict(self.environment, SLURM_ARRAY_JOB_ID="101", SLURM_ARRAY_TASK_ID="1")
-        done = subprocess.run(["bash", str(script)], env=environment, check=False, capture_output=True, text=True, timeout=200)
-        self.assertEqual(done.returncode, code, done.stdout + done.stderr)
-        return done.stderr
-
-    def asked(self):
-        file = self.slurm / "asked"
-        return file.read_text().splitlines() if file.exists() else []
-
-    def steps(self):
-        return [line.split("\0")[:-1] for line in (self.slurm / "argv").read_text().split("\0\n") if line]
-
-    # Values that jobs inherit
+class Inheriting(Case):
+    """Values that jobs take from the environment of submit: all jobs see them, no file holds them."""
 
     SECRET = "s3cret-value-of-the-token $(touch OWNED)"
 
     def inherit(self, *lines):
-        (self.folder / "work/site.yaml").write_text("inherit: [MOESWEEP_TEST_TOKEN]\n" + "".join(f"{line}\n" for line in lines))
+        first = [f"report: {self.bin}/moesweep-report", "inherit: [MOESWEEP_TEST_TOKEN]"]
+        (self.folder / "work/site.yaml").write_text("".join(f"{line}\n" for line in [*first, *lines]))
         self.environment |= {"MOESWEEP_TEST_TOKEN": self.SECRET, "MOESWEEP_TEST_OTHER": "other"}
         report = self.bin / "moesweep-report"
         report.write_text('#!/bin/bash\nprintenv MOESWEEP_TEST_TOKEN > "$FAKE_SLURM/report-saw"\n')
@@ -494,6 +452,48 @@ pathlib.Path(os.environ["FAKE_SLURM"], "ranks").write_text(json.dumps(ranks))
         self.assertFalse([word for word in self.calls("sbatch")[0] if word.startswith("--export")])
         self.run_job(self.jobs()[0])
         self.assertEqual(self.ranks()["SITE_VARIABLE"], "here")
+
+
+class Scripts(Case):
+    """The array's script, run by bash with a made-up srun."""
+
+    def setUp(self):
+        super().setUp()
+        self.codes = self.folder / "codes"
+        srun = self.bin / "srun"
+        srun.write_text('#!/bin/bash\nprintf \'%s\\0\' "$@" >> "$FAKE_SLURM/argv"; printf "\\n" >> "$FAKE_SLURM/argv"\n'
+                        'read -r code rest < "$FAKE_SLURM/codes"; sed -i 1d "$FAKE_SLURM/codes"; $rest\nexit "${code:-0}"\n')
+        squeue = self.bin / "squeue-in-job"
+        squeue.write_text('#!/bin/bash\necho "squeue $*" >> "$FAKE_SLURM/asked"; cat "$FAKE_SLURM/answer"\n')
+        scontrol = self.bin / "scontrol-in-job"
+        scontrol.write_text('#!/bin/bash\necho "scontrol $*" >> "$FAKE_SLURM/asked"; cat "$FAKE_SLURM/denied" >&2 2>/dev/null && exit 1; kill "$PPID"; exit 0\n')
+        for file in (srun, squeue, scontrol):
+            file.chmod(0o755)
+
+    def script(self, *arguments, out="runs/s"):
+        """The script of a submission; the queue's commands become those of a job."""
+        self.submit(*arguments, out=out)
+        for name in ["squeue", "scontrol"]:
+            (self.bin / name).unlink()
+            (self.bin / name).symlink_to(f"{name}-in-job")
+        return self.folder / "work" / out / "slurm" / "array.sbatch"
+
+    def run_script(self, script, codes, code, answer="RUNNING 10:00\n"):
+        (self.slurm / "codes").write_text("".join(f"{each}\n" for each in codes))
+        (self.slurm / "answer").write_text(answer)
+        if not (self.bin / "sleep").exists():
+            (self.bin / "sleep").symlink_to("/bin/true")
+        environment = dict(self.environment, SLURM_ARRAY_JOB_ID="101", SLURM_ARRAY_TASK_ID="1")
+        done = subprocess.run(["bash", str(script)], env=environment, check=False, capture_output=True, text=True, timeout=200)
+        self.assertEqual(done.returncode, code, done.stdout + done.stderr)
+        return done.stderr
+
+    def asked(self):
+        file = self.slurm / "asked"
+        return file.read_text().splitlines() if file.exists() else []
+
+    def steps(self):
+        return [line.split("\0")[:-1] for line in (self.slurm / "argv").read_text().split("\0\n") if line]
 
     def test_hostile_names_reach_the_program_as_they_are(self):
         only = 'train.init_from == "none" and seed != 99 and (routing.top_k >= 1)'
