@@ -21,7 +21,7 @@ while [[ $# -gt 0 ]]; do
 done
 if [[ -z $out ]]; then
   plan=$("$program" plan "$sweep" "${overrides[@]}" --json) || exit
-  out=runs/$(python3 -c 'import json, sys; print(json.load(sys.stdin)["name"])' <<<"$plan")
+  out=runs/$(python3 -I -c 'import json, sys; print(json.load(sys.stdin)["name"])' <<<"$plan")  # -I: no json.py of this folder
 fi
 
 mpi=(mpirun --oversubscribe --bind-to none)

@@ -9,8 +9,11 @@ cd "$(dirname "$0")/.."
 
 if ! type module >/dev/null 2>&1; then
   for init in "${MODULESHOME:+$MODULESHOME/init/bash}" "${LMOD_PKG:+$LMOD_PKG/init/bash}" /etc/profile.d/modules.sh /etc/profile.d/lmod.sh; do
+    [[ -n $init && -f $init ]] || continue
+    [[ -z $(find -L "$init" -prune -perm -o+w) ]] ||
+      { echo "[modules] $init can be written by everybody, so it is not run: \`chmod o-w\` it, or load its modules in your shell" >&2; exit 2; }
     # shellcheck disable=SC1090
-    [[ -z $init || ! -f $init ]] || { set +u; source "$init"; set -u; break; }
+    set +u; source "$init"; set -u; break
   done
 fi
 type module >/dev/null 2>&1 || { echo "[modules] there is no command 'module' here: on Debian use jobs/setup.sh, elsewhere start a login shell" >&2; exit 2; }

@@ -52,9 +52,10 @@ install_packages() {
   local sudo=""; [[ $(id -u) == 0 ]] || sudo="sudo -n"
   say "installing: ${missing[*]}"
   $sudo apt-get update -qq || die "apt-get update failed: is the network up, may this user call sudo?"
-  DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq --no-install-recommends "${missing[@]}" >/tmp/moesweep-apt.$$ 2>&1 \
-    || { tail -n 20 /tmp/moesweep-apt.$$; die "apt-get install failed; the end of its output is above"; }
-  rm -f /tmp/moesweep-apt.$$
+  # Its output stays in a variable: this may run as root, and a file in a folder that all may write to is a risk.
+  local output
+  output=$(DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq --no-install-recommends "${missing[@]}" 2>&1) ||
+    { printf '%s\n' "$output" | tail -n 20; die "apt-get install failed; the end of its output is above"; }
 }
 
 python_environment() {

@@ -113,10 +113,10 @@ void publish(const std::filesystem::path& temporary, const std::filesystem::path
   flush_to_disk(path.has_parent_path() ? path.parent_path() : std::filesystem::path("."));
 }
 
-void publish_bytes(const std::filesystem::path& path, std::span<const std::byte> bytes) {
+void publish_bytes(const std::filesystem::path& path, std::span<const std::byte> bytes, unsigned mode) {
   const auto temporary = temporary_beside(path);
   {
-    const Descriptor out{::open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666)};
+    const Descriptor out{::open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode)};
     if (out.file < 0) throw_io("cannot write", path, errno);
     int code = 0;
     for (std::size_t done = 0; code == 0 && done < bytes.size();) {
@@ -134,8 +134,8 @@ void publish_bytes(const std::filesystem::path& path, std::span<const std::byte>
   publish(temporary, path);
 }
 
-void publish_text(const std::filesystem::path& path, std::string_view text) {
-  publish_bytes(path, std::as_bytes(std::span(text.data(), text.size())));
+void publish_text(const std::filesystem::path& path, std::string_view text, unsigned mode) {
+  publish_bytes(path, std::as_bytes(std::span(text.data(), text.size())), mode);
 }
 
 int open_regular(const std::filesystem::path& path) {

@@ -80,6 +80,8 @@ std::string compiler() {
 
 }  // namespace
 
+bool is_told(std::string_view variable) { return std::ranges::find(kTold, variable) != kTold.end(); }
+
 Json machine_facts() { return {{"host", host_name()}, {"cpu_model", cpu_model()}, {"gpus", gpu_models()}}; }
 
 Json machines_of(const comm::Communicator& ranks) {

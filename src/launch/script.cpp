@@ -47,6 +47,32 @@ std::string sbatch_quoted(std::string_view text) {
   return quoted + "'";
 }
 
+std::string export_list(const std::vector<std::string>& names, const std::vector<std::string>& sbatch_options, std::string_view sbatch_export) {
+  std::string base = "ALL", of;
+  for (const std::string& option : sbatch_options)
+    for (std::size_t at = 0; (at = option.find("--export", at)) != std::string::npos;) {
+      const bool begins = at == 0 || option[at - 1] == ' ';
+      at += std::string_view("--export").size();
+      if (!begins || at == option.size() || (option[at] != '=' && option[at] != ' ')) continue;
+      base = option.substr(at + 1, option.find(' ', at + 1) - at - 1);
+      std::erase_if(base, [](char c) { return c == '\'' || c == '"'; });
+      of = "`sbatch` of the site profile";
+    }
+  if (!sbatch_export.empty()) {
+    base = sbatch_export;
+    of = "$SBATCH_EXPORT";
+  }
+  if (base.find('=') != std::string::npos)
+    throw Error(ErrorKind::config, fmt::format("{} gives --export a value, which `inherit` would put on the command line of sbatch", of), "",
+                "give the name alone there; a value that everybody may read belongs under `environment` of the profile");
+  std::string list, upper = base;
+  std::ranges::transform(upper, upper.begin(), [](unsigned char c) { return static_cast<char>(std::toupper(c)); });
+  if (upper == "ALL") return "ALL";  // what Slurm does by itself; with names beside it, it would ask the node for a login environment too
+  if (upper != "NONE" && upper != "NIL") list = base;
+  for (const std::string& name : names) list += (list.empty() ? "" : ",") + name;
+  return list;
+}
+
 std::string output_pattern(const std::filesystem::path& path) {
   std::string pattern;
   for (const char c : path.string()) {
@@ -121,6 +147,11 @@ void setup(std::string& text, const Scripts& scripts) {
         "fi\n";
     for (const std::string& name : profile.modules) text += "module load " + shell_quoted(name) + " || exit 2\n";
   }
+  // Where sbatch's --export names variables, srun would hand on these alone and nothing that this script sets.
+  text += "export SLURM_EXPORT_ENV=ALL\n";
+  for (const std::string& name : profile.inherit)
+    text += fmt::format(
+        "[[ -v {0} ]] || {{ echo '{0} is not set in this job: `moesweep submit` hands it on from the shell that calls it' >&2; exit 2; }}\n", name);
   for (const auto& [name, value] : scripts.environment) text += "export " + name + "=" + shell_quoted(value) + "\n";
   for (const auto& [name, value] : profile.environment) text += "export " + name + "=" + shell_quoted(value) + "\n";
   for (const std::string& line : profile.setup) text += line + "\n";

@@ -19,6 +19,11 @@ std::string shell_quoted(const std::vector<std::string>& words);
 /// One value of a #SBATCH line, which sbatch splits itself: plain words as they are, others between single quotes, where a backslash still escapes.
 std::string sbatch_quoted(std::string_view text);
 
+/// The value of sbatch's --export that hands on the variables of these names beside what is asked for already: by $SBATCH_EXPORT (empty: not set),
+/// else by the options of #SBATCH lines, else by Slurm itself, everything. Names only: every user of a machine sees its command lines. A `config`
+/// error where one of them gives a value.
+std::string export_list(const std::vector<std::string>& names, const std::vector<std::string>& sbatch_options, std::string_view sbatch_export);
+
 /// A path as sbatch's --output takes it: `%` is doubled.
 std::string output_pattern(const std::filesystem::path& path);
 

@@ -58,14 +58,16 @@ class SubmitLock {
 };
 
 /// submissions.jsonl: a line per event.
-///   submission: token, shards, ranks, time_limit, command_line, jobs [{kind, name, array, script}]
+///   submission: token, shards, ranks, time_limit, inherit, export, command_line, jobs [{kind, name, array, script}]
 ///   submitted:  name, job        cancelled: name, job        abandoned: token
 /// What goes from it into a command is checked: names and tokens are plain words, jobs are numbers, scripts lie in DIR/slurm.
+/// `inherit` and `export`, which sbatch's --export was given, are names of variables.
 class Records {
  public:
   struct Entry {
-    std::string token;
-    Json facts;
+    std::string token, time, time_limit, export_list;
+    std::int64_t shards = 0, ranks = 0, signal_seconds = 0;
+    std::vector<std::string> inherit;
     std::vector<SubmittedJob> jobs;
     bool abandoned = false;
 
@@ -173,11 +175,16 @@ class Records {
     const std::string kind = event["event"].text();
     if (kind == "submission") {
       constexpr std::int64_t kMost = std::int64_t{1} << 31;
-      for (const char* key : {"shards", "ranks", "signal_seconds"})
-        if (const auto number = event.find(key)) (void)number->integer(0, kMost);
-      for (const char* key : {"time_limit", "time"})
-        if (const auto text = event.find(key)) (void)text->text();
-      Entry entry{word_in(event, "token"), json, {}, false};
+      Entry entry;
+      entry.token = word_in(event, "token");
+      for (const auto& [name, field] : {std::pair("shards", &entry.shards), {"ranks", &entry.ranks}, {"signal_seconds", &entry.signal_seconds}})
+        if (const auto value = event.find(name)) *field = value->integer(0, kMost);
+      for (const auto& [name, field] : {std::pair("time", &entry.time), {"time_limit", &entry.time_limit}})
+        if (const auto value = event.find(name)) *field = value->text();
+      const auto is_plain = [](unsigned char c) { return std::isalnum(c) != 0 || c == '_' || c == ','; };
+      if (const auto names = event.find("export"))
+        if (entry.export_list = names->text(); !std::ranges::all_of(entry.export_list, is_plain)) names->refuse("names of variables");
+      if (const auto names = event.find("inherit")) entry.inherit = names->texts();
       for (const JsonView& job : event["jobs"].elements()) entry.jobs.push_back(submitted_in(job));
       entries_.push_back(std::move(entry));
     } else if (kind == "submitted") {
@@ -244,6 +251,50 @@ std::vector<std::pair<std::string, std::string>> environment_of_jobs() {
   return environment;
 }
 
+/// Throws a `usage` error that names the first variable that is not set.
+void require_set(const std::vector<std::string>& names, const fs::path& profile) {
+  for (const std::string& name : names)
+    if (std::getenv(name.c_str()) == nullptr)
+      throw Error(ErrorKind::usage,
+                  fmt::format("{} is not set: `inherit` of the site profile takes its value from the environment of this command", name),
+                  profile.string(), fmt::format("`export {}=...` in this shell, then run the same command again", name));
+}
+
+/// What is inherited must stay out of every file: a `config` error names a variable that the scripts set or the provenance of the results tells.
+void require_untold(const spec::SiteProfile& profile) {
+  for (const std::string& name : profile.inherit)
+    if (is_told(name))
+      throw Error(ErrorKind::config, fmt::format("inherit: the value of {} is written into the results, and what is inherited is for no file", name),
+                  profile.file.string(), "give it under `environment` instead");
+}
+
+/// A folder is made in it, or is there; never a link to one.
+void make_own_folder(const fs::path& folder) {
+  std::error_code failure;
+  const fs::file_status there = fs::symlink_status(folder, failure);
+  if (fs::is_symlink(there)) throw Error(ErrorKind::io, "it is a link, and nothing is written through one", folder.string(), "remove it yourself");
+  failure.clear();
+  fs::create_directories(folder, failure);
+  if (failure) throw Error(ErrorKind::io, fmt::format("cannot make the folder: {}", failure.message()), folder.string());
+}
+
+constexpr std::string_view kWrittenBy = "Written by moesweep ";
+
+/// An `io` error unless the script is absent or one that an earlier submission wrote.
+void require_own_script(const fs::path& script) {
+  constexpr std::size_t kMostBytes = std::size_t{1} << 20;
+  require_replaceable(script);
+  if (std::error_code none; !fs::exists(script, none)) return;
+  std::istringstream lines(read_text(script, kMostBytes));
+  std::string line;
+  for (int i = 0; i < 3 && std::getline(lines, line);) {
+    if (line.starts_with("# " + std::string(kWrittenBy))) return;
+    ++i;
+  }
+  throw Error(ErrorKind::io, "`moesweep submit` would write its script here, and this is a file that it did not make", script.string(),
+              "move it away, or choose another folder with --out");
+}
+
 Slurm slurm_of(double patience_seconds, double call_seconds) {
   return Slurm({patience_seconds, call_seconds,
                 [](const std::string& words, double seconds) { log::warning(fmt::format("{}; asked again in {:.0f} s", words, seconds)); }});
@@ -259,13 +310,20 @@ class Submitter {
   }
 
   Submission run() {
+    require_untold(options_.profile);
+    require_set(options_.profile.inherit, options_.profile.file);
+    if (!options_.profile.inherit.empty()) {
+      const char* given = std::getenv("SBATCH_EXPORT");
+      export_list_ = export_list(options_.profile.inherit, options_.profile.sbatch, given == nullptr ? "" : given);
+    }
     const std::vector<plan::Job> open = options_.dry_run ? open_jobs_unprepared() : open_jobs();
     result_.pending = static_cast<std::int64_t>(open.size());
     if (options_.dry_run) {
       write_scripts(open);
       return std::move(result_);
     }
-    make_folder(folder_ / "slurm" / "logs");
+    make_own_folder(folder_ / "slurm");
+    make_own_folder(folder_ / "slurm" / "logs");
     const SubmitLock lock(folder_ / "slurm");
     Records records(folder_);
     std::set<std::string> active;  // ids of jobs in the queue
@@ -308,6 +366,8 @@ class Submitter {
                                  {"signal_seconds", result_.signal_seconds},
                                  {"pending", result_.pending},
                                  {"profile", options_.profile.file.string()},
+                                 {"inherit", options_.profile.inherit},
+                                 {"export", export_list_},
                                  {"run_options", options_.run_options},
                                  {"command_line", options_.command_line},
                                  {"jobs", std::move(jobs)}});
@@ -317,12 +377,6 @@ class Submitter {
   }
 
  private:
-  static void make_folder(const fs::path& folder) {
-    std::error_code failure;
-    fs::create_directories(folder, failure);
-    if (failure) throw Error(ErrorKind::io, fmt::format("cannot make the folder: {}", failure.message()), folder.string());
-  }
-
   bool passed_over(const std::string& id) const { return sweep_.passed_over.contains(id); }
 
   /// The trials that have not ended, after the folder was prepared as `run` does it.
@@ -402,7 +456,7 @@ class Submitter {
     if (numbers.requeues) result_.warnings.push_back("the time limit is shorter than a shard needs: elements go back into the queue and go on");
     Scripts scripts;
     scripts.sweep = sweep_.name;
-    scripts.origin = fmt::format("Written by moesweep {} at {} for `moesweep submit`, token {}.", version(), utc_now(), token_);
+    scripts.origin = fmt::format("{}{} at {} for `moesweep submit`, token {}.", kWrittenBy, version(), utc_now(), token_);
     scripts.program = this_program();
     scripts.folder = folder_;
     scripts.working_folder = fs::current_path();
@@ -438,10 +492,8 @@ class Submitter {
     else if (options_.profile.report != "none") result_.warnings.push_back("no report job: moesweep-report is not installed beside the program");
     for (SubmittedJob& job : result_.jobs) job.command = command_of(job, result_.jobs, nullptr);
     if (options_.dry_run) return;
-    for (const SubmittedJob& job : result_.jobs) {
-      publish_text(job.script, job.text);
-      fs::permissions(job.script, fs::perms::owner_all | fs::perms::group_read | fs::perms::others_read);
-    }
+    for (const SubmittedJob& job : result_.jobs) require_own_script(job.script);
+    for (const SubmittedJob& job : result_.jobs) publish_text(job.script, job.text, 0777);
   }
 
   /// The sbatch call of a job. Of the jobs that it waits for, those outside `active` are left out where that is given: they have ended.
@@ -455,6 +507,7 @@ class Submitter {
     }
     std::vector<std::string> command{"sbatch", "--parsable"};
     if (!after.empty()) command.push_back("--dependency=afterany" + after);
+    if (!export_list_.empty()) command.push_back("--export=" + export_list_);
     command.push_back(job.script.string());
     return command;
   }
@@ -464,11 +517,13 @@ class Submitter {
     result_.continued = true;
     token_ = entry.token;
     result_.jobs = entry.jobs;
-    result_.shards = entry.facts.value("shards", std::int64_t{0});
-    result_.ranks = entry.facts.value("ranks", std::int64_t{0});
-    result_.time = entry.facts.value("time_limit", "");
-    result_.signal_seconds = entry.facts.value("signal_seconds", std::int64_t{0});
-    log::info(fmt::format("going on with the submission of {}, which was cut short: its scripts and options stand", entry.facts.value("time", "")));
+    result_.shards = entry.shards;
+    result_.ranks = entry.ranks;
+    result_.time = entry.time_limit;
+    result_.signal_seconds = entry.signal_seconds;
+    require_set(entry.inherit, folder_ / "slurm" / "submissions.jsonl");
+    export_list_ = entry.export_list;
+    log::info(fmt::format("going on with the submission of {}, which was cut short: its scripts and options stand", entry.time));
     submit_missing(records, std::move(active), nothing_open);
   }
 
@@ -505,6 +560,7 @@ class Submitter {
   Slurm slurm_;
   Submission result_;
   std::string token_;
+  std::string export_list_;  ///< sbatch's --export; empty: not given
   std::int64_t threads_ = 1;
 };
 

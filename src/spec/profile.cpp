@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cctype>
 #include <cstdlib>
+#include <set>
 #include <sstream>
 
 #include "files.hpp"
@@ -33,6 +34,7 @@ void SiteProfile::list(FieldList& fields) {
   fields.add("setup", setup, "shell lines before the first step, as they are");
   fields.add("srun", srun, "further arguments of srun");
   fields.add("sbatch", sbatch, "further #SBATCH options, as they are (--mem-per-cpu=2G)");
+  fields.add("inherit", inherit, "names of variables whose values jobs take from the environment of submit; no file holds them");
   fields.add("report", report, "path of moesweep-report; auto = where it is found, none = no report job");
 }
 
@@ -55,6 +57,24 @@ std::map<std::string, std::string> environment_of(const Node& node) {
   return values;
 }
 
+/// What `inherit` names: each once, a variable, none that `environment` sets too.
+void check_inherit(const Node& list, const std::map<std::string, std::string>& environment) {
+  std::set<std::string> seen;
+  for (const Node& item : list.items) {
+    const std::string& name = item.text;
+    if (!is_variable(name))  // of NAME=value the name alone is shown
+      fail(item.mark, fmt::format("inherit: '{}' is no name of a variable", name.substr(0, name.find('='))),
+           "letters, digits and _, without a value: that is taken from the environment of `moesweep submit`");
+    if (!seen.insert(name).second) fail(item.mark, fmt::format("inherit: {} is named twice", name));
+    if (environment.contains(name))
+      fail(item.mark, fmt::format("inherit: {} is in environment too, which gives it another value", name), "leave it out of one of the two");
+    std::string upper = name;
+    std::ranges::transform(upper, upper.begin(), [](unsigned char c) { return static_cast<char>(std::toupper(c)); });
+    if (upper == "ALL" || upper == "NONE" || upper == "NIL")
+      fail(item.mark, fmt::format("inherit: {} is a word of sbatch's own in --export, no variable there", name), "give the variable another name");
+  }
+}
+
 fs::path file_of(const std::string& name) {
   const char* given = std::getenv("MOESWEEP_PROFILES");
   std::error_code none;
@@ -75,6 +95,7 @@ SiteProfile load_profile(const std::string& name) {
   const Node root = parse_yaml(read_text(profile.file), shown(profile.file));
   if (!root.is_map()) fail(root.mark, fmt::format("a profile is a mapping, this is {}", root.in_words()));
   const FieldList fields = fields_of(profile);
+  const Node* inherit = nullptr;
   for (const Entry& entry : root.entries) {
     if (entry.key == "environment") {
       profile.environment = environment_of(entry.value);
@@ -97,7 +118,9 @@ SiteProfile load_profile(const std::string& name) {
     for (std::size_t i = 0; value.is_array() && i < value.size(); ++i)
       refuse_control(value[i].get_ref<const std::string&>(), entry.value.items[i].mark);
     field->set(value);
+    if (entry.key == "inherit") inherit = &entry.value;
   }
+  if (inherit != nullptr) check_inherit(*inherit, profile.environment);
   return profile;
 }
 

@@ -2,6 +2,7 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -145,6 +146,79 @@ class Submitting(Case):
         self.assertFalse((self.slurm / "state.json").exists() and self.jobs())
 
 
+class Files(Case):
+    """Scripts keep the umask, replace nothing but themselves, and go through no link."""
+
+    def submit_with(self, umask, **options):
+        before = os.umask(umask)
+        try:
+            return self.submit(**options)
+        finally:
+            os.umask(before)
+
+    def test_the_umask_is_kept(self):
+        for umask in [0o077, 0o027, 0o022, 0o002]:
+            self.submit_with(umask, out=f"runs/{umask:03o}")
+            folder = self.folder / f"work/runs/{umask:03o}/slurm"
+            modes = {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir()}
+            for name in ["array.sbatch", "aggregate.sbatch", "logs"]:
+                self.assertEqual(oct(modes[name]), oct(0o777 & ~umask), f"{name} at umask {umask:03o}")
+            self.assertEqual(oct(modes["submissions.jsonl"]), oct(0o666 & ~umask))
+            self.assertEqual(oct(folder.stat().st_mode & 0o777), oct(0o777 & ~umask))
+            for script in folder.glob("*.sbatch"):
+                self.assertNotIn("umask", script.read_text())
+
+    def test_a_file_that_is_not_ours_stays(self):
+        folder = self.folder / "work/runs/s/slurm"
+        folder.mkdir(parents=True)
+        mine = folder / "array.sbatch"
+        mine.write_text("#!/bin/bash\n# my own\n")
+        self.assertIn("a file that it did not make", self.submit(code=4)[1])
+        self.assertEqual(mine.read_text(), "#!/bin/bash\n# my own\n")
+        self.assertEqual([], self.calls("sbatch"))
+        mine.unlink()
+        self.submit()
+        self.submit("--again")  # what a submission wrote is replaced
+
+    def test_nothing_is_written_through_a_link(self):
+        target = self.folder / "target"
+        target.mkdir()
+        (target / "kept").write_text("#!/bin/bash\n# Written by moesweep 1\n# Written by moesweep 1\n")
+        slurm = self.folder / "work/runs/s/slurm"
+        for name in ["array.sbatch", "submissions.jsonl", ".lock", "logs", ""]:
+            with self.subTest(name=name):
+                link = slurm / name if name else slurm
+                shutil.rmtree(slurm, ignore_errors=True)
+                link.parent.mkdir(parents=True, exist_ok=True)
+                link.symlink_to(target if name in ("logs", "") else target / "kept" if name == "array.sbatch" else target / "new")
+                self.assertIn(str(link), self.submit(code=4)[1])
+                self.assertEqual([path.name for path in target.iterdir()], ["kept"])
+                link.unlink()
+        self.submit()
+
+    def test_a_pipe_in_the_place_of_the_record_is_an_error(self):
+        slurm = self.folder / "work/runs/s/slurm"
+        slurm.mkdir(parents=True)
+        os.mkfifo(slurm / "submissions.jsonl")
+        self.assertIn("submissions.jsonl", self.submit(code=4)[1])
+
+    def test_a_record_with_fields_of_another_kind_is_passed_over_with_its_line(self):
+        self.submit()
+        record = self.folder / "work/runs/s/slurm/submissions.jsonl"
+        first = json.loads(record.read_text().splitlines()[0])
+        odd = [first | {"shards": "two"}, first | {"jobs": 7}, first | {"inherit": [1]}, {"event": "submitted", "name": first["jobs"][0]["name"], "job": "-x"},
+               {"event": ["x"]}, [1], first | {"jobs": [first["jobs"][0] | {"script": "--wrap=touch OWNED"}]}]
+        count = len(record.read_text().splitlines())
+        with open(record, "a") as file:
+            file.writelines(json.dumps(line) + "\n" for line in odd)
+            file.write('{"a":' * 100000 + "\n")
+        error = self.call("status", "runs/s")[1]
+        for number in range(count + 1, count + len(odd) + 2):
+            self.assertIn(f"submissions.jsonl:{number}: this line is no record of a submission", error)
+        self.assertIn("is in the queue already", self.submit(code=2)[1])
+        self.assertIn("cancelled: array 101", self.call("cancel", "runs/s")[0])
+
+
 class Trouble(Case):
     def test_a_busy_controller_is_asked_again(self):
         self.state(faults={"sbatch": ["busy", "busy"], "scontrol": ["busy"]})
@@ -264,6 +338,120 @@ class Cancelling(Case):
 
     def test_a_folder_that_is_none(self):
         self.assertIn("no sweep folder", self.call("cancel", "nowhere", code=4)[1])
+
+
+class Inheriting(Case):
+    """Values that jobs take from the environment of submit: all jobs see them, no file holds them."""
+
+    SECRET = "s3cret-value-of-the-token $(touch OWNED)"
+
+    def inherit(self, *lines):
+        first = [f"report: {self.bin}/moesweep-report", "inherit: [MOESWEEP_TEST_TOKEN]"]
+        (self.folder / "work/site.yaml").write_text("".join(f"{line}\n" for line in [*first, *lines]))
+        self.environment |= {"MOESWEEP_TEST_TOKEN": self.SECRET, "MOESWEEP_TEST_OTHER": "other"}
+        report = self.bin / "moesweep-report"
+        report.write_text('#!/bin/bash\nprintenv MOESWEEP_TEST_TOKEN > "$FAKE_SLURM/report-saw"\n')
+        report.chmod(0o755)
+        # srun as 22.05: ranks get what SLURM_EXPORT_ENV says.
+        (self.bin / "srun").write_text("""#!/usr/bin/python3
+import json, os, pathlib
+export = os.environ.get("SLURM_EXPORT_ENV", "ALL")
+ranks = {name: value for name, value in os.environ.items() if export == "ALL" or name in export.split(",")}
+pathlib.Path(os.environ["FAKE_SLURM"], "ranks").write_text(json.dumps(ranks))
+""")
+
+    def run_job(self, job, code=0):
+        """With the environment that Slurm gives it: what was exported, and this test's tools."""
+        script = self.folder / "script.sbatch"
+        script.write_text(job["script"])
+        environment = job["environment"] | {name: self.environment[name] for name in ("PATH", "FAKE_SLURM")}
+        environment |= {"SLURM_ARRAY_JOB_ID": "101", "SLURM_ARRAY_TASK_ID": "0"}
+        done = subprocess.run(["bash", script], env=environment, check=False, capture_output=True, text=True, timeout=100)
+        self.assertEqual(done.returncode, code, done.stdout + done.stderr)
+        return done.stderr
+
+    def ranks(self):
+        return json.loads((self.slurm / "ranks").read_text())
+
+    def files_with(self, text):
+        return [str(path) for path in (self.folder / "work").rglob("*") if path.is_file() and text.encode() in path.read_bytes()]
+
+    def test_an_inherited_value_reaches_all_jobs_and_no_file(self):
+        for number, (site, names) in enumerate([("", "ALL"), ("sbatch: [--export=NONE]", "MOESWEEP_TEST_TOKEN"),
+                                                ("sbatch: [--mem=1G, '--export MOESWEEP_TEST_OTHER']", "MOESWEEP_TEST_OTHER,MOESWEEP_TEST_TOKEN")]):
+            with self.subTest(site=site):
+                self.inherit(site)
+                out = f"runs/{number}"
+                text, _ = self.submit("--profile", "site.yaml", "--dry-run", out=out)
+                self.assertIn(f"sbatch --parsable --export={names} ", text)
+                error_and_text = text + "".join(self.submit("--profile", "site.yaml", "--shards", 2, "--json", out=out))
+                jobs = self.jobs()[-3:]
+                calls = [" ".join(words) for words in self.calls("sbatch")[-3:]]
+                for call in calls:
+                    self.assertIn(f"--export={names}", call)
+                self.assertEqual([job["environment"].get("MOESWEEP_TEST_TOKEN") for job in jobs], [self.SECRET] * 3)
+                self.assertEqual(jobs[0]["environment"].get("MOESWEEP_TEST_OTHER"), "other" if "NONE" not in site else None)
+                self.run_job(jobs[0])
+                self.assertEqual(self.ranks()["MOESWEEP_TEST_TOKEN"], self.SECRET)
+                self.assertIn("MOESWEEP_DATA", self.ranks(), "what the script sets reaches the ranks too")
+                (self.slurm / "ranks").unlink()
+                self.run_job(jobs[1], code=4)  # there is nothing to verify: no rank has aggregated
+                self.assertEqual(self.ranks()["MOESWEEP_TEST_TOKEN"], self.SECRET)
+                self.run_job(jobs[2])
+                self.assertEqual((self.slurm / "report-saw").read_text().strip(), self.SECRET)
+                for part in (error_and_text, *calls, *(job["script"] for job in jobs)):
+                    self.assertNotIn("s3cret", part)
+                self.call("status", out, "--json")
+                self.assertEqual(self.files_with("s3cret"), [])
+
+    def test_an_inherited_variable_that_is_not_set(self):
+        self.inherit()
+        del self.environment["MOESWEEP_TEST_TOKEN"]
+        for more in [[], ["--dry-run"]]:
+            error = self.submit("--profile", "site.yaml", *more, code=2)[1]
+            self.assertIn("MOESWEEP_TEST_TOKEN is not set: `inherit` of the site profile", error)
+            self.assertIn("site.yaml", error)
+        self.assertFalse((self.folder / "work/runs").exists())
+        self.environment["MOESWEEP_TEST_TOKEN"] = ""  # set, to nothing
+        self.submit("--profile", "site.yaml")
+        # Without `submit`, the script says what it lacks.
+        job = self.jobs()[0]
+        del job["environment"]["MOESWEEP_TEST_TOKEN"]
+        self.assertIn("MOESWEEP_TEST_TOKEN is not set in this job", self.run_job(job, code=2))
+
+    def test_a_submission_that_was_cut_goes_on_with_its_names(self):
+        self.inherit("sbatch: [--export=NONE]")
+        self.state(faults={"sbatch": ["", "busy", "busy", "busy"]})
+        self.submit("--profile", "site.yaml", "--patience", 1, code=4)
+        self.state(faults={})
+        token = self.environment.pop("MOESWEEP_TEST_TOKEN")
+        self.assertIn("MOESWEEP_TEST_TOKEN is not set", self.submit(code=2)[1])
+        self.environment["MOESWEEP_TEST_TOKEN"] = token
+        self.submit()
+        self.assertEqual([job["environment"].get("MOESWEEP_TEST_TOKEN") for job in self.jobs()], [token] * 3)
+
+    def test_what_sbatch_is_told_by_others_holds_no_value(self):
+        self.inherit()
+        self.environment["SBATCH_EXPORT"] = "ALL,OTHER_TOKEN=s3cret"
+        error = self.submit("--profile", "site.yaml", code=3)[1]
+        self.assertIn("$SBATCH_EXPORT gives --export a value", error)
+        self.assertNotIn("s3cret", error)
+        self.environment["SBATCH_EXPORT"] = "NONE"
+        self.submit("--profile", "site.yaml")
+        self.assertIn("--export=MOESWEEP_TEST_TOKEN", self.calls("sbatch")[0])
+
+    def test_what_the_results_tell_is_not_inherited(self):
+        (self.folder / "work/site.yaml").write_text("inherit: [OMP_PLACES]\n")
+        self.environment["OMP_PLACES"] = "cores"
+        self.assertIn("inherit: the value of OMP_PLACES is written into the results", self.submit("--profile", "site.yaml", code=3)[1])
+
+    def test_a_site_that_exports_nothing_starts_its_ranks(self):
+        self.inherit()
+        (self.folder / "work/site.yaml").write_text("sbatch: [--export=NONE]\nenvironment: {SITE_VARIABLE: here}\n")
+        self.submit("--profile", "site.yaml")
+        self.assertFalse([word for word in self.calls("sbatch")[0] if word.startswith("--export")])
+        self.run_job(self.jobs()[0])
+        self.assertEqual(self.ranks()["SITE_VARIABLE"], "here")
 
 
 class Scripts(Case):

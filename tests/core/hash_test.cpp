@@ -2,11 +2,11 @@
 #include "moesweep/core/hash.hpp"
 
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <fstream>
 
 #include "moesweep/core/error.hpp"
+#include "support/scratch.hpp"
 
 namespace moesweep {
 
@@ -19,7 +19,8 @@ TEST(Hash, StandardsExamples) {
 
 TEST(Hash, PiecesAndFilesGiveTheSame) {
   EXPECT_EQ(Sha256().add("a").add("").add("bc").hex(), sha256_hex("abc"));
-  const auto path = std::filesystem::temp_directory_path() / ("moesweep-hash-" + std::to_string(getpid()));
+  const testing_support::Scratch scratch("moesweep-hash");
+  const auto path = scratch.path() / "text";
   const std::string text((1 << 20) + 12345, 'x');  // longer than the reading buffer
   std::ofstream(path, std::ios::binary) << text;
   EXPECT_EQ(sha256_of_file(path), sha256_hex(text));

@@ -113,7 +113,9 @@ TEST_F(Publish, APipeOrADeviceIsNeverWaitedForAndLongFilesAreRefused) {
 TEST_F(Publish, FilesKeepTheUmask) {
   const mode_t before = umask(027);
   publish_text(folder_ / "a.txt", "x");
+  publish_text(folder_ / "program", "x", 0777);
   umask(before);
+  EXPECT_EQ(static_cast<unsigned>(fs::status(folder_ / "program").permissions()), 0750u);
   EXPECT_EQ(fs::status(folder_ / "a.txt").permissions(), fs::perms::owner_read | fs::perms::owner_write | fs::perms::group_read);
 }
 

@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <string>
 
+#include "../support/scratch.hpp"
 #include "moesweep/core/error.hpp"
 #include "spec/limits.hpp"
 
@@ -51,12 +52,8 @@ void require_accepted(Action action, const std::string& what) {
 
 /// An empty folder, so that an input names no file but those of configs/.
 inline void go_to_empty_folder() {
-  static const bool once = [] {
-    const auto folder = std::filesystem::temp_directory_path() / "moesweep-fuzz-empty";
-    std::filesystem::create_directories(folder);
-    std::filesystem::current_path(folder);
-    return true;
-  }();
+  static const testing_support::Scratch folder("moesweep-fuzz");
+  static const bool once = (std::filesystem::current_path(folder.path()), true);
   (void)once;
 }
 

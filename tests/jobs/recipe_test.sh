@@ -13,19 +13,23 @@ if [[ ${RECIPE_INSIDE:-0} != 1 ]]; then
   RECIPE_INSIDE=1 exec unshare -m --propagation private bash "$0" "$source"  # its mounts end with it
 fi
 
-root=$(mktemp -d /tmp/moesweep-recipe-XXXXXX)
+scratch=$(mktemp -d /tmp/moesweep-recipe-XXXXXX)
+root=$scratch/system
+mkdir "$root"
+mounts() { awk -v root="$root/" 'index($2, root) == 1 {print $2}' /proc/mounts | sort -r; }
 finish() {
   local code=$?
-  for place in $(awk -v root="$root/" 'index($2, root) == 1 {print $2}' /proc/mounts | sort -r); do umount -l "$place"; done
-  rm -rf "$root"
+  for place in $(mounts); do umount -l "$place"; done
+  # What is still mounted there is not ours: removing the tree would remove this machine's own files.
+  if [[ -n $(mounts) ]]; then echo "$scratch is left: something is still mounted in it" >&2; exit 1; fi
+  rm -rf --one-file-system "$scratch"
   exit "$code"
 }
 trap finish EXIT
-trap 'exit 143' TERM INT
+trap 'exit 143' TERM INT HUP
 
 mirror=$(sed -n 's/^URIs: *\([^ ]*\).*/\1/p; s/^deb [^h]*\(http[^ ]*\) bookworm .*/\1/p' /etc/apt/sources.list /etc/apt/sources.list.d/* 2>/dev/null | head -n 1) || true
-debootstrap --variant=minbase bookworm "$root" ${mirror:+"$mirror"} >"$root.log" 2>&1 || { tail -n 5 "$root.log"; rm -f "$root.log"; skip "debootstrap failed: is the network up?"; }
-rm -f "$root.log"
+debootstrap --variant=minbase bookworm "$root" ${mirror:+"$mirror"} >"$scratch/debootstrap.log" 2>&1 || { tail -n 5 "$scratch/debootstrap.log"; skip "debootstrap failed: is the network up?"; }
 echo "a bare system: $(chroot "$root" dpkg -l | grep -c ^ii) packages"
 
 # What this machine needs to reach package servers, the new system needs too; nothing else of it is seen there.

@@ -156,6 +156,32 @@ TEST_F(Script, AnArrayTellsSlurmWhatItNeeds) {
     EXPECT_EQ(bare.find(option), std::string::npos) << option;
 }
 
+TEST_F(Script, ScriptsHoldTheNamesOfWhatTheyInheritAlone) {
+  Scripts made = scripts();
+  made.profile.inherit = {"MOESWEEP_TEST_TOKEN"};
+  ::setenv("MOESWEEP_TEST_TOKEN", "s3cret", 1);
+  for (const std::string& text : {array_script(made, "n", {0, 1}), aggregate_script(made, "n"), report_script(made, "n")}) {
+    EXPECT_EQ(text.find("s3cret"), std::string::npos) << text;
+    const auto guard = text.find("\n[[ -v MOESWEEP_TEST_TOKEN ]] || { echo 'MOESWEEP_TEST_TOKEN is not set in this job");
+    EXPECT_NE(guard, std::string::npos) << text;
+    EXPECT_NE(text.find("\nexport SLURM_EXPORT_ENV=ALL\n"), std::string::npos) << "srun hands on all that the script has";
+    EXPECT_EQ(text.find("umask"), std::string::npos);
+  }
+  ::unsetenv("MOESWEEP_TEST_TOKEN");
+}
+
+TEST_F(Script, ExportNamesVariablesAndHoldsNoValue) {
+  EXPECT_EQ(export_list({"A", "B"}, {}, ""), "ALL");
+  EXPECT_EQ(export_list({"A"}, {"--mem=2G", "--export=ALL"}, ""), "ALL");
+  EXPECT_EQ(export_list({"A"}, {"--export=all,B"}, ""), "all,B,A");
+  EXPECT_EQ(export_list({"A", "B"}, {"--export=NONE"}, ""), "A,B");
+  EXPECT_EQ(export_list({"A"}, {"--mem=2G --export 'B,C' --nice"}, ""), "B,C,A");
+  EXPECT_EQ(export_list({"A"}, {"--export-file=x", "--comment=no--export=NONE"}, ""), "ALL");
+  EXPECT_THROW(export_list({"A"}, {"--export=ALL,B=value"}, ""), Error);
+  EXPECT_EQ(export_list({"A"}, {"--export=ALL"}, "NONE"), "A") << "it goes before what the script says";
+  EXPECT_THROW(export_list({"A"}, {}, "B=value"), Error);
+}
+
 TEST_F(Script, EveryScriptIsBashWhateverItsNames) {
   for (const std::string& word : kHostile) {
     if (word.empty()) continue;

@@ -2,7 +2,6 @@
 #include "moesweep/plan/machine.hpp"
 
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <cstdlib>
 #include <filesystem>
@@ -10,6 +9,7 @@
 #include "moesweep/core/error.hpp"
 #include "moesweep/core/publish.hpp"
 #include "moesweep/plan/cost.hpp"
+#include "support/scratch.hpp"
 
 namespace moesweep::plan {
 namespace {
@@ -20,10 +20,8 @@ namespace fs = std::filesystem;
 class Machine : public testing::Test {
  protected:
   void SetUp() override {
-    fs::create_directories(folder);
     for (const char* name : {"MOESWEEP_MACHINE", "XDG_CONFIG_HOME", "HOME"}) unsetenv(name);
   }
-  void TearDown() override { fs::remove_all(folder); }
 
   static MachineSpeed measured() {
     MachineSpeed machine;
@@ -42,7 +40,8 @@ class Machine : public testing::Test {
     return machine;
   }
 
-  fs::path folder = fs::temp_directory_path() / ("moesweep_machine_" + std::to_string(getpid()));
+  testing_support::Scratch scratch{"moesweep-machine"};
+  const fs::path& folder = scratch.path();
 };
 
 TEST_F(Machine, SpeedsBetweenMeasuredSizesAreMixedByPowers) {

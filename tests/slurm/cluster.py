@@ -3,6 +3,8 @@
     cluster.py start DIR [NODES]     then: export SLURM_CONF=DIR/slurm.conf
     cluster.py stop DIR
 
+DIR is new or empty, or the folder of an earlier cluster: one that holds anything else is refused.
+
 In a test: `with Cluster(nodes=3) as cluster`. Each slurmd has a mount namespace of its own, so that the nodes' spool and
 PMIx folders do not meet; ports are free ones, so several clusters can live side by side. Whatever ends the test, a keeper
 that watches it ends the cluster: every process that has this cluster's SLURM_CONF in its environment.
@@ -16,6 +18,7 @@ import re
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
@@ -27,6 +30,7 @@ PATIENCE = 120.0  # seconds for anything that the cluster itself does
 PREFIX = "moesweep-slurm-"
 ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE"}
 TOOLS = "/usr/sbin:/sbin"
+MARK = ".moesweep-cluster"  # in each folder that a cluster has made or filled: only such a folder is removed
 
 CONFIG = """\
 ClusterName=moesweep
@@ -144,13 +148,17 @@ class Cluster:
             print(f"{self.queue()}\nwhat was found is left in {self.folder}", flush=True)
         self.stop()
         if not kind:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            self.remove()
 
     # Daemons
 
     def start(self) -> None:
         """Until every node is idle. The calling process is the one that the keeper watches."""
         end_orphans()
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if any(self.folder.iterdir()) and not is_own(self.folder):
+            raise SystemExit(f"{self.folder} holds files that are no cluster's: give a new folder")
+        (self.folder / MARK).touch()
         for part in ("state", "log", "spool", "pmix", "mpi"):
             (self.folder / part).mkdir(parents=True, exist_ok=True)
         port = free_ports(self.nodes + 1)
@@ -202,6 +210,11 @@ class Cluster:
                     # Daemons first get a chance; steps, started again by a script that still runs, do not.
                     os.kill(process, signal.SIGTERM if time.monotonic() < began + 0.5 else signal.SIGKILL)
             time.sleep(0.1)
+
+    def remove(self) -> None:
+        """The folder with all that is in it, where it is a cluster's."""
+        if is_own(self.folder):
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def processes(self) -> Iterator[int]:
         """All that live with this cluster's SLURM_CONF; not those that this one came from."""
@@ -273,6 +286,18 @@ class Job:
         return self.name.split("_")[0]
 
 
+def is_own(folder: pathlib.Path) -> bool:
+    """A folder, not a link to one, that this user's cluster has marked as its own and that no other user can write to."""
+    for path, kind in ((folder, stat.S_ISDIR), (folder / MARK, stat.S_ISREG)):
+        try:
+            found = path.lstat()
+        except OSError:
+            return False
+        if not kind(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & stat.S_IWOTH:
+            return False
+    return True
+
+
 def ancestors(process: int) -> Iterator[int]:
     while process > 1:
         yield process
@@ -289,7 +314,7 @@ def keep(cluster: Cluster) -> None:
             return  # it was stopped in order
         if started_at(int(process)) != start:
             cluster.stop()
-            shutil.rmtree(cluster.folder, ignore_errors=True)
+            cluster.remove()
             return
         time.sleep(0.5)
 
@@ -297,6 +322,8 @@ def keep(cluster: Cluster) -> None:
 def end_orphans() -> None:
     """Clusters whose keeper was killed too."""
     for owner in pathlib.Path("/tmp").glob(PREFIX + "*/owner"):
+        if not is_own(owner.parent):  # another user's, or one that another user has made up
+            continue
         with contextlib.suppress(OSError, ValueError):
             process, start = owner.read_text().split()
             if started_at(int(process)) != start:

@@ -9,6 +9,7 @@ bitwise those of the undisturbed run; and a line `table: | ...` that says what w
 Environment: MOESWEEP_PROGRAM; MOESWEEP_FULL=1 runs the long ones too. Exit code 77: skipped, with the reason printed.
 """
 import collections
+import hashlib
 import json
 import os
 import pathlib
@@ -148,15 +149,32 @@ def plain_environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "OMPI_MCA_mpi_yield_when_idle": "1"}
 
 
+def remove_reference(folder: pathlib.Path) -> None:
+    """What an earlier call left: a sweep folder of SWEEP, or an empty one. Anything else is refused, and stays."""
+    if not folder.exists() and not folder.is_symlink():
+        return
+    if folder.is_symlink() or not folder.is_dir():
+        raise SystemExit(f"{folder} is no folder: give another DIR")
+    if any(folder.iterdir()):
+        try:
+            name = json.loads((folder / "plan.json").read_text())["name"]
+        except (OSError, ValueError, LookupError, TypeError):
+            name = None
+        if name != "slurm":
+            raise SystemExit(f"{folder} holds files that are no reference of these scenarios: give a new DIR")
+    shutil.rmtree(folder)
+
+
 def make_reference(folder: pathlib.Path) -> None:
-    """Whole or not at all."""
-    making = folder.with_name(folder.name + ".making")
-    shutil.rmtree(folder, ignore_errors=True)
-    shutil.rmtree(making, ignore_errors=True)
+    """Whole or not at all. Only an earlier reference is replaced."""
+    remove_reference(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
     mpirun = ["mpirun", "--allow-run-as-root", "--oversubscribe", "--bind-to", "none", "-n", "2"]
-    subprocess.run([*mpirun, PROGRAM, "run", str(SWEEP), "--out", str(making)], check=True, timeout=PATIENCE, env=plain_environment())
-    call("aggregate", making)
-    making.rename(folder)
+    with tempfile.TemporaryDirectory(prefix=folder.name + ".making-", dir=folder.parent) as scratch:
+        making = pathlib.Path(scratch) / "run"
+        subprocess.run([*mpirun, PROGRAM, "run", str(SWEEP), "--out", str(making)], check=True, timeout=PATIENCE, env=plain_environment())
+        call("aggregate", making)
+        making.rename(folder)
 
 
 def check(study: Study, reference: Reference, other: Mapping[str, str]) -> tuple[collections.Counter[str], int]:
@@ -356,6 +374,62 @@ def cancelled(line: Line, reference: Reference) -> None:
         line.tell(study, reference, "cancelled, then submitted again")
 
 
+def inherited(line: Line, reference: Reference) -> None:
+    """A token that every rank of every step reads, also after a requeue, and that stands in no file but Slurm's own."""
+    secret = f"token-{os.urandom(12).hex()} with 'quotes'"
+    with Cluster() as cluster:
+        study = Study(cluster, slow=0.3)
+        saw = cluster.folder / "saw"
+        saw.mkdir()
+        # Before each rank of each step: what it sees of the variable, as a digest, and of what the job's script has set.
+        probe = study.work / "probe.sh"
+        probe.write_text(
+            "#!/bin/bash\n"
+            f'printf "%s %s %s\\n" "$(printf %s "$MOESWEEP_TEST_TOKEN" | sha256sum | cut -c1-64)" "${{MOESWEEP_DATA:+data}}" "$SLURM_JOB_NAME"'
+            f" >'{saw}/'$SLURM_JOB_ID.$SLURM_STEP_ID.$SLURM_PROCID.${{SLURM_RESTART_COUNT:-0}}\n"
+            'exec "$@"\n'
+        )
+        probe.chmod(0o755)
+        report = study.work / "report.sh"
+        report.write_text(f"#!/bin/bash\n'{probe}' true\nexec '{REPORT}' \"$@\"\n")
+        report.chmod(0o755)
+        # The site gives jobs nothing of the caller's environment but what is inherited: the harder case.
+        study.profile.write_text(f"partition: low\nreport: {report}\nsbatch: [--export=NONE]\ninherit: [MOESWEEP_TEST_TOKEN]\nsrun: [{probe}]\n")
+        cluster.environment["MOESWEEP_TEST_TOKEN"] = secret
+        command_lines: set[str] = set()
+        study.submit(shards=3)
+        study.wait_for_work()
+        command_lines.update(
+            text.decode(errors="replace") for text in (readable(f"/proc/{process}/cmdline") for process in cluster.processes())
+        )
+        cluster.ask("scancel", "--signal=USR2", study.arrays[0])
+        cluster.wait_for_end()
+        again = restarts(study)
+        assert again >= 1, f"no element was requeued\n{study.story()}"
+        expected = f"{hashlib.sha256(secret.encode()).hexdigest()} data"
+        lines = {path.name: path.read_text().strip() for path in saw.iterdir()}
+        assert lines and all(text.startswith(expected) for text in lines.values()), f"not every rank saw it: {lines}"
+        ends = collections.Counter(text.rsplit("-", 1)[-1] if text.endswith(("-aggregate", "-report")) else "array" for text in lines.values())
+        assert ends["array"] >= 6 and ends["aggregate"] >= 2 and ends["report"] == 1, f"{ends}\n{study.story()}"
+        assert any(name.rsplit(".", 1)[1] != "0" for name in lines), f"no rank of a requeued element saw it: {sorted(lines)}"
+        holders = [path for path in study.folder.rglob("*") if path.is_file() and secret[:24].encode() in path.read_bytes()]
+        holders += [path for path in study.work.rglob("*") if path.is_file() and secret[:24].encode() in path.read_bytes()]
+        assert not holders, f"the value stands in {holders}"
+        assert not [text for text in command_lines if secret[:24] in text], "the value stands on a command line"
+        shown = "".join(cluster.ask(PROGRAM, *words, study.folder) for words in (["status"], ["status", "--json"], ["results", "--json"]))
+        shown += cluster.ask("scontrol", "show", "job")
+        assert secret[:24] not in shown, "a command shows the value"
+        line.tell(study, reference, f"a token inherited by all jobs where the site exports nothing, USR2 to all elements: {again} requeues")
+
+
+def readable(file: str) -> bytes:
+    """Of a process that may be gone."""
+    try:
+        return pathlib.Path(file).read_bytes()
+    except OSError:
+        return b""
+
+
 def template_array(line: Line, reference: Reference) -> None:
     with Cluster() as cluster:
         study = Study(cluster, slow=0.3)
@@ -383,7 +457,7 @@ def template_node(line: Line, reference: Reference) -> None:
 
 SCENARIOS: list[Callable[[Line, Reference], None]] = [
     array, throttled, chunked, shared, walltime, time_limit, node_down, preemption, preemption_with_grace, crash_and_hang,
-    controller_down, cancelled, template_array, template_node,
+    controller_down, cancelled, inherited, template_array, template_node,
 ]  # fmt: skip
 LONG = {"time_limit"}
 

@@ -29,6 +29,8 @@ TEST_F(Profile, TheExampleShowsEveryKey) {
   EXPECT_EQ(example.modules, (std::vector<std::string>{"gcc/12", "openmpi/4.1"}));
   EXPECT_EQ(example.environment.at("UCX_TLS"), "self,sm,rc");
   EXPECT_EQ(example.sbatch.front(), "--mem-per-cpu=2G");
+  EXPECT_TRUE(example.inherit.empty()) << "it can be tried as it is";
+  EXPECT_EQ(profile("inherit: [SITE_TOKEN, B]\n").inherit, (std::vector<std::string>{"SITE_TOKEN", "B"}));
   std::ifstream file(example.file);
   const std::string text((std::istreambuf_iterator<char>(file)), {});
   const FieldList keys = fields_of(example);
@@ -53,6 +55,18 @@ TEST_F(Profile, ErrorsNameThePlaceAndTheNearestKey) {
   EXPECT_NE(message("modules: gcc\n").find("site.yaml:1:10: modules: expected"), std::string::npos) << message("modules: gcc\n");
   EXPECT_NE(message("environment: {1A: x}\n").find("is no name of a variable"), std::string::npos);
   EXPECT_NE(message("environment: {'A;touch X': x}\n").find("is no name of a variable"), std::string::npos);
+  EXPECT_NE(message("inherit: [TOKEN, 1A]\n").find("site.yaml:1:18: inherit: '1A' is no name of a variable"), std::string::npos)
+      << message("inherit: [TOKEN, 1A]\n");
+  EXPECT_NE(message("inherit: ['A;touch X']\n").find("is no name of a variable"), std::string::npos);
+  const std::string with_value = message("inherit: [TOKEN=s3cret]\n");
+  EXPECT_NE(with_value.find("'TOKEN' is no name of a variable"), std::string::npos) << with_value;
+  EXPECT_NE(message("inherit: TOKEN\n").find("site.yaml:1:10: inherit: expected"), std::string::npos) << message("inherit: TOKEN\n");
+  EXPECT_NE(message("inherit: [A, B, A]\n").find("site.yaml:1:17: inherit: A is named twice"), std::string::npos);
+  EXPECT_NE(message("inherit: [none]\n").find("site.yaml:1:11: inherit: none is a word of sbatch's own"), std::string::npos)
+      << message("inherit: [none]\n");
+  // In whichever order they stand.
+  EXPECT_NE(message("inherit: [A]\nenvironment: {A: x}\n").find("site.yaml:1:11: inherit: A is in environment too"), std::string::npos);
+  EXPECT_NE(message("environment: {A: x}\ninherit: [B, A]\n").find("site.yaml:2:14: inherit: A is in environment too"), std::string::npos);
   EXPECT_NE(message("environment: [A]\n").find("site.yaml:1:14: environment: expected a mapping"), std::string::npos);
   EXPECT_NE(message("partition: \"a\\n#SBATCH --uid=0\"\n").find("a line break"), std::string::npos);
   EXPECT_NE(message("sbatch: [\"--x\\ny\"]\n").find("site.yaml:1:10"), std::string::npos) << message("sbatch: [\"--x\\ny\"]\n");

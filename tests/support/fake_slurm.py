@@ -2,7 +2,8 @@
 """Stands for sbatch, squeue, scontrol, scancel and srun in tests: link it under those names. Its state is a folder, $FAKE_SLURM.
 
 calls.jsonl   every call, as it was made
-state.json    {"jobs": [{id, name, array, state, script}], "next": 101, "max_array_size": 1001, "faults": {"sbatch": ["busy", ...], ...}}
+state.json    {"jobs": [{id, name, array, state, script, environment}], "next": 101, "max_array_size": 1001, "faults": {"sbatch": ["busy", ...], ...}}
+              environment: what of sbatch's own the job begins with, by --export as Slurm 22.05 was seen to read it
 A fault is used up by one call: busy (the controller's words), late (does its work, then never answers), never (never answers), garbage, refused.
 """
 import json
@@ -36,6 +37,17 @@ def directives(script: str) -> dict[str, str]:
     return options
 
 
+def exported(words: list[str], options: dict[str, str]) -> dict[str, str]:
+    """The command line goes before $SBATCH_EXPORT, that before the script. Names without ALL carry nothing else, and srun is told the same."""
+    given = [word.partition("=")[2] for word in words if word.startswith("--export=")]
+    export = [*given, os.environ.get("SBATCH_EXPORT"), options.get("--export"), "ALL"]
+    export = next(each for each in export if each)
+    parts = export.split(",")
+    environment = {name: value for name, value in os.environ.items() if "ALL" in parts or name in parts or name.startswith("SLURM_")}
+    environment.update(part.split("=", 1) for part in parts if "=" in part and part.split("=")[0] not in environment)
+    return environment if export == "ALL" else environment | {"SLURM_EXPORT_ENV": export}
+
+
 def sbatch(words: list[str], state: dict) -> str:
     options = directives(words[-1])
     if "--test-only" in words:
@@ -47,7 +59,8 @@ def sbatch(words: list[str], state: dict) -> str:
         sys.exit(1)
     job = str(state["next"])
     state["next"] += 1
-    state["jobs"].append({"id": job, "name": options["--job-name"], "array": array, "state": "PENDING", "script": pathlib.Path(words[-1]).read_text()})
+    state["jobs"].append({"id": job, "name": options["--job-name"], "array": array, "state": "PENDING", "script": pathlib.Path(words[-1]).read_text(),
+                          "environment": exported(words, options)})
     return job + "\n"
 
 

@@ -1,6 +1,5 @@
 // Training on a GPU against the CPU: losses, a checkpoint that goes from one to the other, tokens a second. Skipped where there is no GPU.
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <cstdio>
 #include <filesystem>
@@ -9,6 +8,7 @@
 #include "moesweep/model/device.hpp"
 #include "moesweep/spec/presets.hpp"
 #include "moesweep/store/record.hpp"
+#include "support/scratch.hpp"
 #include "train/trainer.hpp"
 
 namespace moesweep::train {
@@ -77,7 +77,8 @@ TEST(GpuTrial, LossesAreThoseOfTheCpu) {
 
 TEST(GpuTrial, ACheckpointGoesOnWhereverItIsRead) {
   if (skipped()) return;
-  const auto file = std::filesystem::temp_directory_path() / ("moesweep-gpu-" + std::to_string(::getpid()) + ".h5");
+  const testing_support::Scratch scratch("moesweep-gpu");
+  const auto file = scratch.path() / "checkpoint.h5";
   const auto on_gpu = small("deepseek_v3", Precision::fp64, Device::cuda), on_cpu = small("deepseek_v3", Precision::fp64, Device::cpu);
   const Ran whole = train(on_cpu, 10);
   train(on_gpu, 5, {}, file);
@@ -85,7 +86,6 @@ TEST(GpuTrial, ACheckpointGoesOnWhereverItIsRead) {
     const Ran rest = train(config, 5, file);
     for (std::size_t i = 0; i < 5; ++i) EXPECT_NEAR(rest.losses[i], whole.losses[5 + i], 1e-9 * whole.losses[5 + i]);
   }
-  std::filesystem::remove(file);
 }
 
 }  // namespace

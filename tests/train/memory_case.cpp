@@ -2,7 +2,6 @@
 // With --disk, what it leaves on disk: within 15 %.
 //   memory_case [--disk] TRIAL.yaml [key=value ...]
 #include <fmt/core.h>
-#include <unistd.h>
 
 #include <cmath>
 #include <cstdio>
@@ -17,6 +16,7 @@
 #include "moesweep/spec/sweep.hpp"
 #include "moesweep/store/record.hpp"
 #include "moesweep/train/trial.hpp"
+#include "support/scratch.hpp"
 
 namespace {
 
@@ -37,8 +37,8 @@ int run_on_disk(int argc, char** argv) {
   const train::TrialConfig config = spec::load_trial(argv[2], std::vector<std::string>(argv + 3, argv + argc));
   train::prepare_process();
   const auto source = data::open_source(config.data);
-  const auto folder = std::filesystem::temp_directory_path() / fmt::format("moesweep_disk_{}", getpid());
-  std::filesystem::create_directories(folder);
+  const testing_support::Scratch scratch("moesweep-disk");
+  const auto& folder = scratch.path();
   train::RunOptions options;
   options.folder = folder;
   store::TrialRecord record = train::run_trial(config, *source, comm::Communicator::world(), options);
@@ -49,7 +49,6 @@ int run_on_disk(int argc, char** argv) {
     fmt::print("{}: {} bytes\n", file.path().filename().string(), file.file_size());
     measured += static_cast<double>(file.file_size());
   }
-  std::filesystem::remove_all(folder);
   const double predicted = plan::cost_of(config).disk_bytes;
   fmt::print("measured {:.0f}, predicted {:.0f} bytes, ratio {:.3f}\n", measured, predicted, predicted / measured);
   return std::abs(predicted - measured) <= kMost * measured ? 0 : 1;

@@ -4,7 +4,6 @@
 #include <ATen/ATen.h>
 #include <fmt/core.h>
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cmath>
@@ -14,6 +13,7 @@
 #include <optional>
 
 #include "moesweep/store/record.hpp"
+#include "support/scratch.hpp"
 
 namespace moesweep::train::parity {
 
@@ -273,9 +273,7 @@ void add_row(Row row) {
 void add_note(const std::string& note) { table->notes.push_back(note); }
 
 Folder::Folder(const comm::Communicator& world) : world_(world) {
-  path_ = world.broadcast((fs::temp_directory_path() / ("moesweep-parity-" + std::to_string(::getpid()))).string(), 0, "folder");
-  if (world.rank() == 0) fs::create_directories(path_);
-  world.barrier("folder made");
+  path_ = world.broadcast(world.rank() == 0 ? testing_support::make_scratch("moesweep-parity").string() : "", 0, "folder");
 }
 
 Folder::~Folder() {

@@ -1,7 +1,6 @@
 // Every router preset in whole trials: 50 steps with falling loss and an exact resume, options that matter, the causality flag, one result on
 // every layout. Runs on 1, 2 and 4 ranks (the layouts) and by itself (the rest).
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <ATen/ATen.h>
 
@@ -11,6 +10,7 @@
 #include "moesweep/spec/presets.hpp"
 #include "moesweep/store/record.hpp"
 #include "moesweep/train/trial.hpp"
+#include "support/scratch.hpp"
 #include "train/trainer.hpp"
 
 namespace moesweep::train {
@@ -45,15 +45,13 @@ class Presets : public testing::Test {
  protected:
   static void SetUpTestSuite() {
     const auto world = comm::Communicator::world();
-    folder_ = world.broadcast((fs::temp_directory_path() / ("moesweep-presets-" + std::to_string(::getpid()))).string(), 0, "folder");
+    folder_ = world.broadcast(world.rank() == 0 ? testing_support::make_scratch("moesweep-presets").string() : "", 0, "folder");
     auto config = small(spec::load_router("top_k"));
     config.seed = 7;
     config.parallel.data = world.size();
     config.routing.record = true;
     config.evaluation.every_steps = 1;  // a validation after every step, for whoever replays
     config.checkpoint.keep = Keep::final_only;
-    if (world.rank() == 0) fs::create_directories(folder_);
-    world.barrier("folder made");
     const auto source = data::open_source(config.data);
     const auto record = run_trial(config, *source, world, {folder_, nullptr, nullptr});
     if (world.rank() == 0) {

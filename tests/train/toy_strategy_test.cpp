@@ -6,6 +6,7 @@
 #include "moesweep/comm/mpi.hpp"
 #include "moesweep/core/error.hpp"
 #include "moesweep/spec/sweep.hpp"
+#include "support/scratch.hpp"
 #include "train/trainer.hpp"
 
 namespace moesweep::train {
@@ -15,17 +16,15 @@ namespace fs = std::filesystem;
 
 /// The preset of the toy as a file, and a trial that names it.
 TrialConfig load(const std::vector<std::string>& overrides = {}) {
-  const fs::path folder = fs::temp_directory_path() / ("moesweep-toy-" + std::to_string(::getpid()));
-  fs::create_directories(folder);
+  const testing_support::Scratch scratch("moesweep-toy");
+  const fs::path& folder = scratch.path();
   std::ofstream(folder / "neighbours.yaml") << "# Neighbouring experts.\nselect: neighbours\nscore: softmax_selected\ntop_k: 2\n"
                                                "neighbours: {stride: 3}\nbalance: {method: level, scope: global_batch, level.strength: 0.5}\n";
   std::ofstream(folder / "trial.yaml") << "routing: neighbours.yaml\nmodel: {width: 16, heads: 2, experts: 8, expert_width: 8}\n"
                                           "data: {domains: [a, b, c, d], vocabulary: 32, sequence_length: 8}\n"
                                           "train: {steps: 6, batch_sequences: 8, micro_batch_sequences: 2, dtype: fp64}\n"
                                           "evaluation: {tokens: 256}\n";
-  auto config = spec::load_trial((folder / "trial.yaml").string(), overrides);
-  fs::remove_all(folder);
-  return config;
+  return spec::load_trial((folder / "trial.yaml").string(), overrides);
 }
 
 TEST(ToyStrategy, ItsOptionsAreKeysLikeAnyOther) {
@@ -38,14 +37,13 @@ TEST(ToyStrategy, ItsOptionsAreKeysLikeAnyOther) {
 }
 
 TEST(ToyStrategy, ItsOptionsCanBeSwept) {
-  const fs::path folder = fs::temp_directory_path() / ("moesweep-toy-sweep-" + std::to_string(::getpid()));
-  fs::create_directories(folder);
+  const testing_support::Scratch scratch("moesweep-toy-sweep");
+  const fs::path& folder = scratch.path();
   std::ofstream(folder / "sweep.yaml") << "model: {width: 16, heads: 2, experts: 8, expert_width: 8}\n"
                                           "data: {domains: [a, b, c, d], vocabulary: 32, sequence_length: 8}\n"
                                           "train: {batch_sequences: 8, micro_batch_sequences: 2}\nrouting.select: neighbours\nrouting.top_k: 2\n"
                                           "grid: {routing.neighbours.stride: [1, 2, 3], seed: [1, 2]}\n";
   const auto sweep = spec::load_sweep((folder / "sweep.yaml").string());
-  fs::remove_all(folder);
   ASSERT_EQ(sweep.trials.size(), 6u);
   std::vector<std::int64_t> strides;
   for (const auto& axes : spec::axes_of(sweep.trials)) strides.push_back(axes.at("routing.neighbours.stride").get<std::int64_t>());

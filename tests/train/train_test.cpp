@@ -1,6 +1,5 @@
 // Whole trials: equality over ranks and passes, exact resume, divergence, stopping, init_from. Runs on 1, 2 and 3 ranks.
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <ATen/ATen.h>
 
@@ -10,6 +9,7 @@
 #include "moesweep/store/checkpoint.hpp"
 #include "moesweep/store/record.hpp"
 #include "moesweep/train/trial.hpp"
+#include "support/scratch.hpp"
 #include "train/trainer.hpp"
 
 namespace moesweep::train {
@@ -160,9 +160,7 @@ TEST(Reduction, BucketsDoNotChangeTheSum) {
 class Folder {
  public:
   explicit Folder(const comm::Communicator& world) : world_(world) {
-    path_ = world.broadcast((fs::temp_directory_path() / ("moesweep-train-" + std::to_string(::getpid()))).string(), 0, "folder");
-    if (world.rank() == 0) fs::create_directories(path_);
-    world.barrier("folder made");
+    path_ = world.broadcast(world.rank() == 0 ? testing_support::make_scratch("moesweep-train").string() : "", 0, "folder");
   }
   ~Folder() {
     world_.barrier("folder used");

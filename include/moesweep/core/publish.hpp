@@ -23,9 +23,10 @@ void require_replaceable(const std::filesystem::path& path);
 /// `require_replaceable` does; the old file then stays, and the temporary one goes.
 void publish(const std::filesystem::path& temporary, const std::filesystem::path& path);
 
-/// Writes the bytes or the text and publishes them as `path`; the folder must exist. On failure nothing is left behind.
-void publish_bytes(const std::filesystem::path& path, std::span<const std::byte> bytes);
-void publish_text(const std::filesystem::path& path, std::string_view text);
+/// Writes the bytes or the text and publishes them as `path`; the folder must exist. On failure nothing is left behind. The file's permissions are
+/// `mode`, less what the umask takes away: 0777 for a program.
+void publish_bytes(const std::filesystem::path& path, std::span<const std::byte> bytes, unsigned mode = 0666);
+void publish_text(const std::filesystem::path& path, std::string_view text, unsigned mode = 0666);
 
 /// Flushes a file, or the names in a folder, to disk.
 void flush_to_disk(const std::filesystem::path& path);

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <map>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "moesweep/comm/mpi.hpp"
@@ -14,6 +15,9 @@ namespace moesweep::launch {
 /// Version, git, compiler, MPI, the libraries given by name, host, system, CPU model, GPUs, ranks, working folder, command line, Slurm ids and
 /// those environment variables that a list in the source names: every reader of the results sees them. The caller adds what belongs to a trial.
 Json provenance(const std::vector<std::string>& command_line, std::int64_t ranks, const std::map<std::string, std::string>& libraries);
+
+/// Whether `provenance` tells this variable's value.
+bool is_told(std::string_view variable);
 
 /// A machine as `hosts` lists it: name, CPU model, GPUs.
 Json machine_facts();

@@ -23,8 +23,9 @@ struct SiteProfile {
   std::vector<std::string> sbatch;   ///< further #SBATCH lines, as they are
   std::vector<std::string> setup;    ///< shell lines before the first step, as they are
   std::optional<std::int64_t> ranks_per_node;
-  std::optional<std::int64_t> signal_seconds;  ///< USR2 comes so long before the time limit
-  std::map<std::string, std::string> environment;
+  std::optional<std::int64_t> signal_seconds;      ///< USR2 comes so long before the time limit
+  std::map<std::string, std::string> environment;  ///< by name; the job scripts hold the values, for everybody who can read them
+  std::vector<std::string> inherit;                ///< names of variables whose values jobs take from the environment of `submit`; no file holds them
 
   std::filesystem::path file;  ///< where it was read; empty for a profile of defaults
 
