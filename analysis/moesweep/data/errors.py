@@ -80,4 +80,5 @@ def at(place: str | os.PathLike[str], kind: str = "data") -> Iterator[None]:
     except OverflowError as error:
         raise DataToolError(kind, f"holds a number that is too large: {error}", where) from error
     except OSError as error:
-        raise DataToolError("io", f"cannot read: {error.strerror or error}", where) from error
+        place = where if error.filename is None else os.fsdecode(error.filename)
+        raise DataToolError("io", f"cannot read: {error.strerror or error}", place) from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import math
 import os
 import re
 from pathlib import Path
@@ -125,10 +124,10 @@ class _Object:
             raise self.wrong(name, "is missing")
         return self._value[name]
 
-    def object(self, name: str) -> _Object:
+    def inner(self, name: str) -> _Object:
         return _Object(self.get(name), f"{self._field}.{name}".lstrip("."), self._path)
 
-    def list(self, name: str) -> list[Any]:
+    def items(self, name: str) -> list[Any]:
         value = self.get(name)
         if not isinstance(value, list):
             raise self.wrong(name, "is no list")
@@ -136,10 +135,10 @@ class _Object:
 
     def objects(self, name: str) -> list[_Object]:
         prefix = f"{self._field}.{name}".lstrip(".")
-        return [_Object(item, f"{prefix}[{number}]", self._path) for number, item in enumerate(self.list(name))]
+        return [_Object(item, f"{prefix}[{number}]", self._path) for number, item in enumerate(self.items(name))]
 
     def texts(self, name: str) -> list[str]:
-        return [self._as_text(item, f"{name}[{number}]") for number, item in enumerate(self.list(name))]
+        return [self._as_text(item, f"{name}[{number}]") for number, item in enumerate(self.items(name))]
 
     def text(self, name: str) -> str:
         return self._as_text(self.get(name), name)
@@ -172,7 +171,7 @@ class _Object:
         value = self.get(name)
         if not isinstance(value, (int, float)) or isinstance(value, bool):
             raise self.wrong(name, "is no number")
-        if not (math.isfinite(value) and 0 < value <= 0.5):
+        if not 0 < value <= 0.5:  # NaN is refused before, as no JSON
             raise self.wrong(name, f"is {shown(value)}, not above 0 and at most 0.5")
         return float(value)
 
@@ -199,7 +198,7 @@ def _manifest(top: _Object, digest: str) -> Manifest:
     manifest = Manifest(
         domains=domains,
         sources=sources,
-        tokenizer=_tokenizer(top.object("tokenizer"), vocabulary),
+        tokenizer=_tokenizer(top.inner("tokenizer"), vocabulary),
         vocabulary=vocabulary,
         validation_share=top.share("validation_share"),
         recipe=top.integer("recipe", 0, MOST_TOKENS),
@@ -209,20 +208,21 @@ def _manifest(top: _Object, digest: str) -> Manifest:
     )
     if sorted(entry.domain for entry in manifest.inputs) != sorted(domains):
         raise top.wrong("inputs", "does not have each domain once")
-    if sorted((entry.domain, entry.split) for entry in manifest.splits) != sorted((d, s) for d in domains for s in SPLITS):
+    if sorted((entry.domain, entry.split) for entry in manifest.splits) != sorted(
+        (d, s) for d in domains for s in SPLITS
+    ):
         raise top.wrong("splits", "does not have each domain's train and validation split once")
     return manifest
 
 
 def _tokenizer(entry: _Object, vocabulary: int) -> Tokenizer:
     has_file = entry.get("file") is not None
-    pieces = entry.integer("pieces", 1, vocabulary)
     return Tokenizer(
         name=entry.text("name"),
         file=entry.file_inside("file") if has_file else None,
         sha256=entry.digest("sha256") if has_file else None,
-        pieces=pieces,
-        end_of_document=entry.integer_or_none("end_of_document", pieces - 1),
+        pieces=entry.integer("pieces", 1, vocabulary),
+        end_of_document=entry.integer_or_none("end_of_document", vocabulary - 1),
     )
 
 
