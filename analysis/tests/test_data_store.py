@@ -173,7 +173,7 @@ def test_a_second_build_does_nothing_and_a_change_is_seen(texts: Path, capsys: p
     for path in (texts / "en").iterdir():
         path.unlink()
     assert "up to date" in again(write_config(texts, ["en", "de"], ["en", "de"], vocabulary=512))
-    assert [path.name for path in (texts / "data").iterdir() if path.name.endswith((".tmp", ".old"))] == []
+    assert [path.name for path in (texts / "data").iterdir() if path.name.startswith(".made.new-")] == []
 
 
 def test_the_same_text_gives_the_same_digest(texts: Path) -> None:
@@ -310,7 +310,7 @@ def large_token(folder: Path) -> dict[str, Any]:
         (keys(vocabulary="many"), 3, "`vocabulary` must be a number, not `many`"),
         (keys(vocabulary=100), 3, "tokenizer: bytes needs a vocabulary of at least 256, not 100"),
         (keys(tokenizer="bpe"), 3, "tokenizer: bpe needs a vocabulary of at least 257"),
-        (keys(tokenizer="none.json"), 3, "is no readable tokenizer.json: No such file or directory"),
+        (keys(tokenizer="none.json"), 3, "is no readable tokenizer.json: cannot read: No such file or directory"),
         (keys(validation_share=0.9), 3, "validation_share must be above 0 and at most 0.5, not 0.9"),
         (keys(domains=["en", "en"], sources=["en", "de"]), 3, "a domain is named twice"),
         (keys(domains=["en", "de"]), 3, "sources has 1 entries for 2 domains: give one per domain"),

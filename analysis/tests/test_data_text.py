@@ -193,7 +193,7 @@ def test_long_files_are_cut_at_blank_lines_and_lose_nothing(paragraphs: list[str
 @pytest.mark.parametrize(
     ("name", "data", "kind", "message"),
     [
-        ("a.txt", b"\xff\xfe", "data", "a.txt: is not UTF-8 text"),
+        ("a.txt", b"\xff\xfe", "data", "a.txt:1: is not UTF-8 text"),
         ("a.txt.gz", b"no gzip", "corrupt", "a.txt.gz: is no whole gzip file"),
         ("a.txt.gz", gzip.compress(b"x" * 1000)[:20], "corrupt", "a.txt.gz: is no whole gzip file"),
         ("a.jsonl", b'{"text": "x"}\n{"text"', "data", "a.jsonl:2:8: no JSON"),

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
 from moesweep.data import sources, store
 from moesweep.data.config import DataConfig, load_config
-from moesweep.data.errors import DataToolError
+from moesweep.data.errors import DataToolError, at, printable
+from moesweep.data.manifest import read_manifest
+from moesweep.data.place import downloads_folder, store_folder
 from moesweep.data.progress import Progress
 
 EPILOG = """example:
@@ -22,23 +27,40 @@ sources, one per domain:
   megatron:PREFIX, npy:FILE        ready tokens, used in place; TRAIN,VALIDATION where they are two files
 
 environment: MOESWEEP_DATA  folder of stores and downloads (default: build/data)
-exit codes: 0 ok, 2 usage, 3 config, 4 reading, writing or downloading failed, 5 a file is damaged, 7 the text does not fit"""
+exit codes: 0 ok, 2 usage, 3 config, 4 reading, writing or downloading failed, 5 a file is damaged, 7 the text does not fit,
+  70 a defect of moesweep-data"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     options = _parser().parse_args(arguments)
     progress = Progress(quiet=options.quiet)
     try:
-        return _run(options, progress)
+        with at(options.config):
+            return _run(options, progress)
     except DataToolError as error:
-        print(f"moesweep-data: {error}", file=sys.stderr)
+        _complain(error)
         return error.exit_code
     except KeyboardInterrupt:
-        print("moesweep-data: interrupted; nothing was published", file=sys.stderr)
+        _complain("interrupted; the store is as it was, or whole and new")
         return 130
-    except OSError as error:
-        print(f"moesweep-data: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
-        return 4
+    except Exception as error:  # noqa: BLE001
+        # Not expected: say where it came from in one line, for a report of the defect.
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{Path(frame.filename).name}:{frame.lineno}"
+        what = f"a defect of moesweep-data, {type(error).__name__} at {place}: {error}"
+        internal = DataToolError(
+            "internal", what, str(options.config), "please report it with this line and the config"
+        )
+        _complain(internal)
+        return internal.exit_code
+
+
+def _complain(what: object) -> None:
+    with contextlib.suppress(OSError):
+        print(f"moesweep-data: {what}", file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -66,24 +88,29 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument(
                 "--text-field", default="text", metavar="NAME", help="field of .jsonl lines that holds the text"
             )
-            command.add_argument("--force", action="store_true", help="build again even when up to date")
+            command.add_argument(
+                "--force",
+                action="store_true",
+                help="build again even when up to date; never touches files that no build wrote",
+            )
     return parser
 
 
 def _run(options: argparse.Namespace, progress: Progress) -> int:
     config = load_config(options.config)
     if config.kind == "synthetic":
-        print(f"{options.config}: synthetic domains need no store; nothing to do")
+        print(f"{printable(str(options.config))}: synthetic domains need no store; nothing to do")
         return 0
     data = store.data_folder(options.data)
     if options.command == "fetch":
         return _fetch(config, data, progress)
     if options.command == "verify":
-        count = store.verify(store.store_folder(config, data), progress)
-        print(f"{store.store_folder(config, data)}: {count} files as the manifest says")
+        folder = store_folder(config, data)
+        count = store.verify(folder, progress)
+        print(f"{printable(str(folder))}: {count} files as the manifest says")
         return 0
     built = store.build(config, data, progress, options.text_field, options.force)
-    print(f"{built.store}: {'built' if built.fresh else 'up to date'}, digest {built.digest}")
+    print(f"{printable(str(built.store))}: {'built' if built.fresh else 'up to date'}, digest {built.digest}")
     if built.fresh:
         _summary(built.store)
     return 0
@@ -93,23 +120,24 @@ def _fetch(config: DataConfig, data: Path, progress: Progress) -> int:
     from moesweep.data import debian
 
     packages = sources.packages_of(sources.parse(config))
-    files = debian.fetch(packages, store.downloads_folder(data), progress)
+    files = debian.fetch(packages, downloads_folder(data), progress)
     for path in files.values():
-        print(path)
+        print(printable(str(path)))
     if not files:
-        print(f"{config.path}: names no packages; nothing to fetch")
+        print(f"{printable(str(config.path))}: names no packages; nothing to fetch")
     return 0
 
 
 def _summary(folder: Path) -> None:
-    manifest = store.read_manifest(folder)
-    licences = {entry["domain"]: entry["licence"] for entry in manifest["inputs"]}
-    splits = {(entry["domain"], entry["split"]): entry for entry in manifest["splits"]}
+    manifest = read_manifest(folder)
+    licences = {entry.domain: entry.licence for entry in manifest.inputs}
+    splits = {(entry.domain, entry.split): entry for entry in manifest.splits}
     print(f"{'domain':<12} {'train tokens':>14} {'validation':>12} {'bytes/token':>11}  licence")
-    for domain in manifest["domains"]:
+    for domain in manifest.domains:
         train, validation = splits[domain, "train"], splits[domain, "validation"]
-        ratio = f"{validation['text_bytes'] / validation['tokens']:.2f}" if validation["text_bytes"] else "-"
-        print(f"{domain:<12} {train['tokens']:>14,} {validation['tokens']:>12,} {ratio:>11}  {licences[domain]}")
+        ratio = f"{validation.text_bytes / validation.tokens:.2f}" if validation.text_bytes else "-"
+        licence = printable(licences[domain])
+        print(f"{printable(domain):<12} {train.tokens:>14,} {validation.tokens:>12,} {ratio:>11}  {licence}")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
+import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from moesweep.data.errors import DataToolError
+from moesweep.data.errors import DataToolError, at, shown
+from moesweep.data.files import open_regular, read_limited, sha256_of
 
 IntArray = npt.NDArray[Any]
 
@@ -20,6 +21,31 @@ MEGATRON_MAGIC = b"MMIDIDX\x00\x00"
 MEGATRON_TYPES = {1: "u1", 2: "i1", 3: "i2", 4: "i4", 5: "i8", 8: "u2"}
 STORE_TYPES = {"u1": "u8", "u2": "u16", "u4": "u32", "i2": "i16", "i4": "i32", "i8": "i64"}
 """Names of element types in a manifest."""
+INDEX_BYTES = 4 << 30
+"""The largest Megatron index: 350 million sequences."""
+
+
+class StoredTokens:
+    """Tokens of a file, read part by part: a file that is cut short meanwhile is an error, not the end of the process as with a mapped one."""
+
+    def __init__(self, path: Path, dtype: np.dtype[Any], offset_bytes: int, count: int) -> None:
+        self._path = path
+        self._dtype = dtype
+        self._offset_bytes = offset_bytes
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, part: slice) -> IntArray:
+        first, last, _ = part.indices(self._count)
+        count = max(0, last - first)
+        with open_regular(self._path) as file, at(self._path):
+            file.seek(self._offset_bytes + first * self._dtype.itemsize)
+            data = file.read(count * self._dtype.itemsize)
+        if len(data) != count * self._dtype.itemsize:
+            raise DataToolError("corrupt", "is cut short", str(self._path))
+        return np.frombuffer(data, self._dtype)
 
 
 @dataclasses.dataclass
@@ -30,33 +56,41 @@ class TokenFile:
     encoding: str  # npy or megatron
     dtype: str  # u8, u16, i16, u32, i32 or i64
     offset_bytes: int
-    tokens: IntArray
+    tokens: StoredTokens
     documents: IntArray
 
 
 def open_npy(path: Path) -> TokenFile:
-    try:
-        array: IntArray = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise DataToolError("data", f"is no readable .npy file: {error}", str(path)) from error
-    kind = array.dtype.str.lstrip("<|")
-    if array.ndim != 1 or kind not in STORE_TYPES or not isinstance(array, np.memmap):
+    with open_regular(path) as file:
+        try:
+            version = np.lib.format.read_magic(file)
+            if version not in ((1, 0), (2, 0)):
+                raise ValueError(f"version {version[0]}.{version[1]} is not read, 1.0 and 2.0 are")
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, _, dtype = read(file, max_header_size=10000)
+        except Exception as error:  # numpy's reader of headers lets through what Python's parser raises
+            raise DataToolError("data", f"is no readable .npy file: {error}", str(path)) from error
+        offset, size = file.tell(), os.fstat(file.fileno()).st_size
+    kind = dtype.str.lstrip("<|")
+    if len(shape) != 1 or kind not in STORE_TYPES or shape[0] < 0:
         raise DataToolError(
             "data",
-            f"must be a one-dimensional little-endian integer array, not {array.dtype.str} of shape {array.shape}",
+            f"must be a one-dimensional little-endian integer array, not {shown(dtype.str)} of shape {shown(shape)}",
             str(path),
         )
-    return TokenFile(path, "npy", STORE_TYPES[kind], int(array.offset), array, np.array([0, len(array)]))
+    count = int(shape[0])
+    if offset + count * dtype.itemsize > size:
+        raise DataToolError("corrupt", f"holds {size} bytes, its header names {count} tokens", str(path))
+    tokens = StoredTokens(path, dtype, offset, count)
+    return TokenFile(path, "npy", STORE_TYPES[kind], offset, tokens, np.array([0, count]))
 
 
 def open_megatron(prefix: Path) -> TokenFile:
     """`PREFIX.bin` and `PREFIX.idx`: magic, version 1, element type, counts, then lengths, positions in bytes and document starts."""
     binary, index = Path(f"{prefix}.bin"), Path(f"{prefix}.idx")
-    try:
-        header = index.read_bytes()
-        size = binary.stat().st_size
-    except OSError as error:
-        raise DataToolError("io", f"cannot read: {error.strerror}", str(error.filename)) from error
+    header = read_limited(index, INDEX_BYTES)
+    with open_regular(binary) as file:
+        size = os.fstat(file.fileno()).st_size
     if header[:9] != MEGATRON_MAGIC or len(header) < 34:
         raise DataToolError("data", "is no Megatron index (MMIDIDX)", str(index))
     version, code, sequences, documents = struct.unpack("<QBQQ", header[9:34])
@@ -70,14 +104,22 @@ def open_megatron(prefix: Path) -> TokenFile:
         raise DataToolError("corrupt", "is cut short", str(index))
     kind = np.dtype("<" + MEGATRON_TYPES[code])
     lengths = np.frombuffer(header, "<i4", sequences, 34).astype(np.int64)
+    positions = np.frombuffer(header, "<i8", sequences, 34 + 4 * sequences)
     starts = np.frombuffer(header, "<i8", documents, 34 + 12 * sequences)
     ends = np.concatenate([[0], np.cumsum(lengths)])
-    if ends[-1] * kind.itemsize != size:
+    count = int(ends[-1])
+    if (lengths < 0).any() or (starts < 0).any() or (starts > sequences).any():
+        raise DataToolError("corrupt", "has a negative length, or a document that begins outside", str(index))
+    if count * kind.itemsize != size:
         raise DataToolError(
-            "corrupt", f"holds {size} bytes, its index names {ends[-1]} tokens of {kind.itemsize} bytes", str(binary)
+            "corrupt", f"holds {size} bytes, its index names {count} tokens of {kind.itemsize} bytes", str(binary)
         )
-    bounds = np.unique(np.concatenate([[0], ends[starts], [ends[-1]]]))
-    tokens: IntArray = np.memmap(binary, kind, "r") if size else np.zeros(0, kind)
+    if not np.array_equal(positions, ends[:-1] * kind.itemsize):
+        raise DataToolError(
+            "data", "places its sequences elsewhere than one after the other, which is not read", str(index)
+        )
+    bounds = np.unique(np.concatenate([[0], ends[starts], [count]]))
+    tokens = StoredTokens(binary, kind, 0, count)
     return TokenFile(binary, "megatron", STORE_TYPES[MEGATRON_TYPES[code]], 0, tokens, bounds)
 
 
@@ -100,12 +142,8 @@ def scan(file: TokenFile, vocabulary: int, show: Callable[[int, int], None]) -> 
             place = start + int(bad[0])
             raise DataToolError(
                 "data",
-                f"token {file.tokens[place]} at {place} is outside the vocabulary of {vocabulary}",
+                f"token {part[bad[0]]} at {place} is outside the vocabulary of {vocabulary}",
                 str(file.path),
             )
         show(min(start + step, len(file.tokens)), len(file.tokens))
-    digest = hashlib.sha256()
-    with open(file.path, "rb") as handle:
-        while piece := handle.read(1 << 24):
-            digest.update(piece)
-    return digest.hexdigest()
+    return sha256_of(file.path)

@@ -6,6 +6,8 @@ import sys
 import time
 from typing import TextIO
 
+from moesweep.data.errors import printable
+
 
 class Progress:
     """Stages with a count; `quiet` shows nothing."""
@@ -33,7 +35,7 @@ class Progress:
         if total > 0:
             filled = 24 * done // total
             bar = f" [{'#' * filled}{'.' * (24 - filled)}] {done}/{total}"
-        self._stream.write(f"\r\x1b[K{self._stage}{bar} {note}")
+        self._stream.write(f"\r\x1b[K{printable(self._stage)}{bar} {printable(note)}")
         self._stream.flush()
 
     def finish(self, result: str) -> None:
@@ -41,11 +43,13 @@ class Progress:
         if self._quiet:
             return
         start = "\r\x1b[K" if self._terminal else ""
-        self._stream.write(f"{start}{self._stage}: {result} ({time.monotonic() - self._started:.1f} s)\n")
+        self._stream.write(
+            f"{start}{printable(self._stage)}: {printable(result)} ({time.monotonic() - self._started:.1f} s)\n"
+        )
         self._stream.flush()
 
     def say(self, text: str) -> None:
         if self._quiet:
             return
-        self._stream.write(("\r\x1b[K" if self._terminal else "") + text + "\n")
+        self._stream.write(("\r\x1b[K" if self._terminal else "") + printable(text) + "\n")
         self._stream.flush()

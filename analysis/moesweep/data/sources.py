@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import concurrent.futures
+import concurrent.futures.process
 import dataclasses
 import glob
-import gzip
 import hashlib
-import json
+import io
+import itertools
 import os
 import re
-from collections.abc import Iterator, Sequence
+import stat
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
-from moesweep.data import debian, html_text
+from moesweep.data import debian, html_text, strict_json, unpack
 from moesweep.data.config import DataConfig
-from moesweep.data.errors import DataToolError
+from moesweep.data.errors import DataToolError, at, is_utf8
+from moesweep.data.files import kind_of, open_regular, read_limited, sha256_of
 from moesweep.data.progress import Progress
 
 RECIPE = 1
@@ -24,6 +29,8 @@ RECIPE = 1
 HELP_PACKAGE = "libreoffice-help-"
 HELP_ORIGINAL = "libreoffice-help-en-us"
 TEXT_ENDINGS = (".txt", ".jsonl", ".txt.gz", ".jsonl.gz")
+MOST_FILES = 1_000_000  # that a glob may match
+LICENCE_BYTES = 16 << 20
 DOCUMENT_BYTES = 4096  # a longer text file is cut at blank lines into documents of at least this size
 
 
@@ -89,8 +96,16 @@ def packages_of(specs: Sequence[Spec]) -> list[str]:
 
 def resolve(given: str, config: DataConfig) -> Path:
     """A path of a config: as it is, from the current folder, or beside the config file."""
-    path = Path(given).expanduser()
+    try:
+        path = Path(given).expanduser()
+    except RuntimeError as error:  # ~somebody, whom nobody knows here
+        raise DataToolError("config", f"`{given}`: {error}", str(config.path)) from error
     return path if path.is_absolute() or path.exists() else config.path.parent / path
+
+
+def glob_patterns(given: str, config: DataConfig) -> list[str]:
+    """The patterns that a glob of a config stands for, in the order in which they are tried."""
+    return [given] if os.path.isabs(os.path.expanduser(given)) else [given, str(config.path.parent / given)]
 
 
 def text_files(spec: Spec, config: DataConfig) -> list[tuple[str, Path]]:
@@ -98,17 +113,11 @@ def text_files(spec: Spec, config: DataConfig) -> list[tuple[str, Path]]:
     given = spec.places[0]
     path = resolve(given, config)
     if path.is_dir():
-        files = sorted(item for item in path.rglob("*") if item.is_file() and item.name.endswith(TEXT_ENDINGS))
-        named = [(item.relative_to(path).as_posix(), item) for item in files]
-    elif path.is_file():
+        named = [(item.relative_to(path).as_posix(), item) for item in sorted(_files_below(path))]
+    elif path.exists():
         named = [(path.name, path)]
     else:
-        pattern = given if Path(given).expanduser().is_absolute() else ""
-        patterns = [pattern] if pattern else [given, str(config.path.parent / given)]
-        matches = next(
-            (m for m in (sorted(glob.glob(os.path.expanduser(p), recursive=True)) for p in patterns) if m), []
-        )
-        files = [Path(match) for match in matches if os.path.isfile(match)]
+        files = _files_of_glob(given, config)
         base = Path(os.path.commonpath([item.parent for item in files])) if files else Path()
         named = [(item.relative_to(base).as_posix(), item) for item in files]
     if not named:
@@ -116,57 +125,127 @@ def text_files(spec: Spec, config: DataConfig) -> list[tuple[str, Path]]:
         raise DataToolError(
             "data", f"no text files for domain `{spec.domain}`: `{given}`", "", f"a folder is searched for {endings}"
         )
+    for name, item in named:
+        # Names go into inputs.sha256, a text file with a name a line.
+        if not is_utf8(name) or any(unicodedata.category(letter) == "Cc" for letter in name):
+            raise DataToolError(
+                "data", "has a file name that is not UTF-8 or holds a control character", str(item), "rename the file"
+            )
     return named
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    """Regular files with an ending of a text file. What cannot be listed or read is an error, not left out."""
+
+    def refuse(error: OSError) -> None:
+        raise DataToolError("io", f"cannot be listed: {error.strerror}", str(error.filename)) from error
+
+    for place, _, names in os.walk(folder, onerror=refuse):
+        for name in names:
+            if name.endswith(TEXT_ENDINGS):
+                _check_regular(item := Path(place, name))
+                yield item
+
+
+def _files_of_glob(given: str, config: DataConfig) -> list[Path]:
+    for pattern in glob_patterns(given, config):
+        found = glob.iglob(os.path.expanduser(pattern), recursive=True)
+        matches = sorted(itertools.islice(found, MOST_FILES + 1))
+        if len(matches) > MOST_FILES:
+            raise DataToolError("data", f"`{given}` matches more than {MOST_FILES:,} files", str(config.path))
+        if matches:
+            files = [Path(match) for match in matches if not os.path.isdir(match)]
+            for item in files:
+                _check_regular(item)
+            return files
+    return []
+
+
+def _check_regular(path: Path) -> None:
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        raise DataToolError("io", f"cannot read: {error.strerror}", str(path)) from error
+    if not stat.S_ISREG(mode):
+        raise DataToolError("data", f"is {kind_of(mode)}; only regular files are read", str(path))
 
 
 def documents_of_file(name: str, data: bytes, field: str) -> Iterator[tuple[str, str]]:
     """(key, text) of the documents of one text file, given its bytes."""
-    if name.endswith(".gz"):
-        try:
-            data = gzip.decompress(data)
-        except (OSError, EOFError) as error:
-            raise DataToolError("corrupt", f"is no whole gzip file: {error}", name) from error
-        name = name.removesuffix(".gz")
-    try:
-        text = data.decode("utf-8-sig").replace("\x00", "")
-    except UnicodeDecodeError as error:
-        raise DataToolError("data", f"is not UTF-8 text: {error}", name) from error
-    if name.endswith(".jsonl"):
-        yield from _json_lines(name, text, field)
-    elif len(text.encode()) <= 2 * DOCUMENT_BYTES:
-        if text.strip():
-            yield name, text.strip()
-    else:
-        yield from _cut(name, text)
+    return documents_of_stream(name, unpack.Counted(io.BytesIO(data)), field, name)
 
 
-def _json_lines(name: str, text: str, field: str) -> Iterator[tuple[str, str]]:
-    for number, line in enumerate(text.split("\n"), 1):
+def documents_of_stream(name: str, file: unpack.Counted, field: str, where: str) -> Iterator[tuple[str, str]]:
+    """(key, text) of the documents of one text file, read as a stream. Keys follow from `name`; errors name `where` and the line."""
+    packed = name.endswith(".gz")
+    name = name.removesuffix(".gz")
+    lines = unpack.text_lines(unpack.pieces(file, packed, where), where)
+    yield from _json_lines(lines, field, where) if name.endswith(".jsonl") else _text_documents(name, lines, where)
+
+
+def _json_lines(lines: Iterator[tuple[int, str]], field: str, where: str) -> Iterator[tuple[str, str]]:
+    for number, line in lines:
         if not line.strip():
             continue
+        place = f"{where}:{number}"
         try:
-            entry = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataToolError("data", f"no JSON: {error.msg}", f"{name}:{number}:{error.colno}") from error
+            entry = strict_json.parse(line)
+        except strict_json.JsonError as error:
+            raise DataToolError("data", f"no JSON: {error.message}", f"{place}:{error.column}") from error
         if not isinstance(entry, dict) or not isinstance(entry.get(field), str):
-            raise DataToolError(
-                "data", f"has no text field `{field}`", f"{name}:{number}", "choose another by --text-field"
-            )
+            raise DataToolError("data", f"has no text field `{field}`", place, "choose another by --text-field")
         content = entry[field].replace("\x00", "").strip()
+        if not is_utf8(content):
+            raise DataToolError("data", f"field `{field}` holds half of a surrogate pair, which is no text", place)
         if content:
             key = entry.get("key", entry.get("id"))
+            if key is not None and not is_utf8(str(key)):
+                raise DataToolError("data", "its key or id holds half of a surrogate pair, which is no text", place)
             # Without a key of its own a document is named by its text: equal texts never end up in both splits.
             yield str(key) if key is not None else hashlib.sha256(content.encode()).hexdigest(), content
 
 
-def _cut(name: str, text: str) -> Iterator[tuple[str, str]]:
+def _text_documents(name: str, lines: Iterator[tuple[int, str]], where: str) -> Iterator[tuple[str, str]]:
+    """A short text is one document; a longer one is cut at blank lines."""
+    first: list[tuple[int, str]] = []
+    size = -1  # a newline between two lines
+    for number, line in lines:
+        first.append((number, line))
+        size += len(line.encode()) + 1
+        if size > 2 * DOCUMENT_BYTES:
+            yield from _cut(name, itertools.chain(first, lines), where)
+            return
+    text = "\n".join(line for _, line in first).strip()
+    if text:
+        yield name, text
+
+
+def _paragraphs(lines: Iterable[tuple[int, str]], where: str) -> Iterator[str]:
+    """Runs of lines between lines that hold nothing but blanks, tabs and returns; stripped, without empty ones."""
+    held: list[str] = []
+    size = begin = 0
+    for number, line in lines:
+        if line.strip(" \t\r"):
+            begin = begin if held else number
+            held.append(line)
+            size += len(line.encode()) + 1
+            if size > unpack.LINE_BYTES:
+                most = unpack.size_in_words(unpack.LINE_BYTES)
+                raise DataToolError("data", f"a paragraph of more than {most} begins here", f"{where}:{begin}")
+        elif held:
+            if paragraph := "\n".join(held).strip():
+                yield paragraph
+            held, size = [], 0
+    if paragraph := "\n".join(held).strip():
+        yield paragraph
+
+
+def _cut(name: str, lines: Iterable[tuple[int, str]], where: str) -> Iterator[tuple[str, str]]:
     part: list[str] = []
     size = number = 0
-    for paragraph in re.split(r"\n[ \t\r]*\n\s*", text):
-        if not paragraph.strip():
-            continue
-        part.append(paragraph.strip())
-        size += len(part[-1].encode())
+    for paragraph in _paragraphs(lines, where):
+        part.append(paragraph)
+        size += len(paragraph.encode())
         if size >= DOCUMENT_BYTES:
             yield f"{name}#{number}", "\n\n".join(part)
             part, size, number = [], 0, number + 1
@@ -174,24 +253,22 @@ def _cut(name: str, text: str) -> Iterator[tuple[str, str]]:
         yield f"{name}#{number}", "\n\n".join(part)
 
 
-def read_text_files(spec: Spec, config: DataConfig, field: str) -> Text:
+def read_text_files(spec: Spec, config: DataConfig, field: str, budget: unpack.Budget | None = None) -> Text:
+    budget = budget or unpack.Budget()
     text = Text([], [])
     for name, path in text_files(spec, config):
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise DataToolError("io", f"cannot read: {error.strerror}", str(path)) from error
-        text.inputs.append((name, hashlib.sha256(data).hexdigest(), len(data)))
-        try:
-            text.documents.extend(documents_of_file(name, data, field))
-        except DataToolError as error:
-            error.where = error.where.replace(name, str(path), 1)
-            raise
+        where = str(path)
+        with at(path), open_regular(path) as handle:
+            file = unpack.Counted(handle)
+            for key, content in documents_of_stream(name, file, field, where):
+                budget.take(len(content.encode()) + unpack.DOCUMENT_COST_BYTES, where)
+                text.documents.append((key, content))
+            text.inputs.append((name, file.finish(), file.size))
     folder = resolve(spec.places[0], config)
     for item in sorted(folder.iterdir()) if folder.is_dir() else []:
         if re.fullmatch(r"(LICEN[CS]E|COPYING|copyright)([.-].*)?", item.name, re.IGNORECASE) and item.is_file():
-            text.licence_text = item.read_text(encoding="utf-8", errors="replace")
-            text.licence = text.licence_text.strip().partition("\n")[0].strip() or "not stated"
+            text.licence_text = read_limited(item, LICENCE_BYTES).decode("utf-8", "replace")
+            text.licence = text.licence_text.strip().partition("\n")[0].strip()[:200] or "not stated"
             break
     return text
 
@@ -203,38 +280,44 @@ def read_help(deb: Path, package: str) -> tuple[HelpPages, str, str]:
     """(pages by path below the language's text folder, copyright text, sha256 of the package) of a LibreOffice help package."""
     pages: HelpPages = {}
     copyright_text = ""
-    for path, data in debian.files_in(
-        deb, ["usr/share/libreoffice/help/*/text/*.html", debian.copyright_path(package)]
-    ):
-        if path.endswith(".html"):
-            pages[path.split("/text/", 1)[1]] = html_text.help_paragraphs(data.decode("utf-8", "replace"))
-        else:
-            copyright_text = data.decode("utf-8", "replace")
+    with at(deb, "corrupt"):
+        for path, data in debian.files_in(
+            deb, ["usr/share/libreoffice/help/*/text/*.html", debian.copyright_path(package)]
+        ):
+            if path.endswith(".html"):
+                pages[path.split("/text/", 1)[1]] = html_text.help_paragraphs(data.decode("utf-8", "replace"))
+            else:
+                copyright_text = data.decode("utf-8", "replace")
     if not pages:
         raise DataToolError("data", "holds no help pages (usr/share/libreoffice/help/*/text/)", str(deb))
-    return pages, copyright_text, _digest(deb)
+    return pages, copyright_text, sha256_of(deb)
 
 
 def read_package(deb: Path, package: str, pattern: str) -> Text:
     """Documents from the files of any package that match the glob: HTML by its paragraphs, everything else as text."""
     copyright_file = debian.copyright_path(package)
-    text = Text([], [(deb.name, _digest(deb), deb.stat().st_size)])
+    budget = unpack.Budget()
+    text = Text([], [(deb.name, sha256_of(deb), deb.stat().st_size)])
     pages: list[tuple[str, html_text.Paragraphs]] = []
-    for path, data in debian.files_in(deb, [pattern, copyright_file]):
-        if path == copyright_file:
-            text.licence_text = data.decode("utf-8", "replace")
-        elif path.endswith((".html", ".htm", ".html.gz")):
-            page = gzip.decompress(data) if path.endswith(".gz") else data
-            pages.append((path, html_text.plain_paragraphs(page.decode("utf-8", "replace"))))
-        else:
-            text.documents.extend(documents_of_file(path, data, "text"))
+    with at(deb, "corrupt"):
+        for path, data in debian.files_in(deb, [pattern, copyright_file]):
+            place = f"{deb}: {path}"
+            packed = unpack.Counted(io.BytesIO(data))
+            if path == copyright_file:
+                text.licence_text = data.decode("utf-8", "replace")
+            elif path.endswith((".html", ".htm", ".html.gz")):
+                page = b"".join(unpack.pieces(packed, path.endswith(".gz"), place, unpack.LINE_BYTES))
+                pages.append((path, html_text.plain_paragraphs(page.decode("utf-8", "replace"))))
+            else:
+                for key, content in documents_of_stream(path, packed, "text", place):
+                    budget.take(len(content.encode()) + unpack.DOCUMENT_COST_BYTES, place)
+                    text.documents.append((key, content))
     text.documents.extend(html_text.without_duplicates(pages))
     text.licence = debian.licence_name(text.licence_text)
     return text
 
 
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+Result = TypeVar("Result")
 
 
 def read_all(
@@ -248,18 +331,32 @@ def read_all(
     total = len(help_packages) + len([spec for spec in specs if spec.kind in ("debian", "text")])
     workers = min(len(os.sched_getaffinity(0)), max(1, len(help_packages) + len(others)))
     done = 0
+    budget = unpack.Budget()
+
+    def result_of(future: concurrent.futures.Future[Result], package: str) -> Result:
+        try:
+            return future.result()
+        except concurrent.futures.process.BrokenProcessPool as error:
+            raise DataToolError(
+                "io", "the process that read it was ended", str(debs[package]), "most often by a lack of memory"
+            ) from error
+
     with concurrent.futures.ProcessPoolExecutor(workers) as pool:
         read_pages = {pool.submit(read_help, debs[package], package): package for package in help_packages}
-        read_others = {pool.submit(read_package, debs[s.package], s.package, s.pattern): s.domain for s in others}
+        read_others = {pool.submit(read_package, debs[s.package], s.package, s.pattern): s for s in others}
         for spec in specs:
             if spec.kind == "text":
-                texts[spec.domain] = read_text_files(spec, config, field)
+                texts[spec.domain] = read_text_files(spec, config, field, budget)
                 progress.update(done := done + 1, total, spec.domain)
         for page_future in concurrent.futures.as_completed(read_pages):
-            pages[read_pages[page_future]] = page_future.result()
+            package = read_pages[page_future]
+            pages[package] = result_of(page_future, package)
             progress.update(done := done + 1, total)
         for text_future in concurrent.futures.as_completed(read_others):
-            texts[read_others[text_future]] = text_future.result()
+            spec = read_others[text_future]
+            texts[spec.domain] = text = result_of(text_future, spec.package)
+            size = sum(len(content.encode()) for _, content in text.documents)
+            budget.take(size + unpack.DOCUMENT_COST_BYTES * len(text.documents), str(debs[spec.package]))
             progress.update(done := done + 1, total)
     for spec in specs:
         if spec.kind == "help":

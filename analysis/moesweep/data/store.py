@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import fcntl
 import hashlib
+import itertools
 import json
 import os
 import re
-import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from moesweep.data import sources
+from moesweep.data import place, replace, sources, strict_json
 from moesweep.data.config import DataConfig
-from moesweep.data.errors import DataToolError
+from moesweep.data.errors import DataToolError, at, is_utf8, printable, shown
+from moesweep.data.files import read_limited, sha256_of
+from moesweep.data.manifest import FORMAT, SPLITS, VERSION, Json, read_manifest
+from moesweep.data.place import downloads_folder, store_folder
 from moesweep.data.progress import Progress
 
-FORMAT = "moesweep-tokens"
-VERSION = 1
-SPLITS = ("train", "validation")
-
-Json = dict[str, Any]
+BUILD_BYTES = 16 << 20
 
 
 def data_folder(chosen: str | None = None) -> Path:
@@ -40,14 +36,6 @@ def data_folder(chosen: str | None = None) -> Path:
     return here / "build" / "data"
 
 
-def downloads_folder(data: Path) -> Path:
-    return data / "downloads"
-
-
-def store_folder(config: DataConfig, data: Path) -> Path:
-    return data / config.store
-
-
 def wanted_of(config: DataConfig) -> Json:
     """What of the config decides the content of a store; the manifest repeats it."""
     return {
@@ -60,39 +48,26 @@ def wanted_of(config: DataConfig) -> Json:
     }
 
 
-def read_manifest(store: Path) -> Json:
-    """The manifest of a store; a `data` error when there is none that can be read."""
-    path = store / "manifest.json"
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataToolError("data", "there is no token store here", str(store)) from error
-    except ValueError as error:
-        raise DataToolError("corrupt", f"is no JSON: {error}", str(path), "build the store again") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT or manifest.get("version") != VERSION:
-        raise DataToolError("data", f"is no {FORMAT} manifest of version {VERSION}", str(path), "build the store again")
-    return manifest
-
-
 def outdated(config: DataConfig, data: Path, field: str) -> str:
     """Why the store must be built; empty when it is whole and made by this config from these sources."""
     store = store_folder(config, data)
     try:
         manifest = read_manifest(store)
-        made = json.loads((store / "build.json").read_text(encoding="utf-8"))
-    except (DataToolError, OSError, ValueError):
-        return "there is no whole store yet" if not store.exists() else "its manifest cannot be read"
+        made = strict_json.parse(read_limited(store / "build.json", BUILD_BYTES).decode("utf-8"))
+    except (DataToolError, ValueError):
+        return (
+            "there is no whole store yet" if not (store / "manifest.json").exists() else "its manifest cannot be read"
+        )
+    if not isinstance(made, dict):
+        return "its build.json cannot be read"
     wanted = {**wanted_of(config), "text_field": field}
     for name, value in wanted.items():
         if made.get(name) != value:
-            return f"{name} was {made.get(name)}, is now {value}"
-    for entry in manifest["splits"]:
-        path = store / entry["file"]
-        if not path.is_file() or (
-            entry["encoding"] == "raw"
-            and path.stat().st_size != entry["tokens"] * (2 if entry["dtype"] == "u16" else 4)
-        ):
-            return f"{entry['file']} is missing or has the wrong size"
+            return f"{name} was {shown(made.get(name))}, is now {shown(value)}"
+    for entry in manifest.splits:
+        path = store / entry.file
+        if not path.is_file() or (entry.encoding == "raw" and path.stat().st_size != entry.raw_bytes):
+            return f"{shown(entry.file)} is missing or has the wrong size"
     seen = _seen(config)
     return "its source files have changed" if seen and made.get("seen") != seen else ""
 
@@ -120,15 +95,6 @@ def _seen(config: DataConfig) -> str:
     return hashlib.sha256("\n".join(rows).encode()).hexdigest()
 
 
-@contextlib.contextmanager
-def _locked(store: Path) -> Iterator[None]:
-    """Only one process builds a store; a second one waits, then finds it up to date."""
-    store.parent.mkdir(parents=True, exist_ok=True)
-    with open(store.parent / f".{store.name}.lock", "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
 @dataclasses.dataclass
 class Built:
     store: Path
@@ -137,43 +103,35 @@ class Built:
 
 
 def build(config: DataConfig, data: Path, progress: Progress, field: str = "text", force: bool = False) -> Built:
-    """Makes the store unless it is there, whole and made from the same; what is missing is fetched."""
-    store = store_folder(config, data)
-    if not force and not outdated(config, data, field):
-        return Built(store, digest_of(store), False)
-    with _locked(store):
+    """Makes the store unless it is there, whole and made from the same; what is missing is fetched. A `config` error, before anything
+    is read, when files that no build wrote would be in the way; see replace.py and place.py."""
+    if not is_utf8(field):
+        raise DataToolError("usage", "is not UTF-8 text", "--text-field")
+    given = store_folder(config, data)
+    store = place.checked_store(config, data)
+    if not force and not replace.is_interrupted(store) and not outdated(config, data, field):
+        return Built(given, digest_of(store), False)
+    replace.replaceable(store)
+    with replace.locked(store):
         why = "asked to" if force else outdated(config, data, field)
         if not why:
-            return Built(store, digest_of(store), False)
-        progress.say(f"building {store}: {why}")
-        temporary = store.parent / f".{store.name}.{os.getpid()}.tmp"
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
+            if replace.is_interrupted(store):
+                replace.finish(store)
+            return Built(given, digest_of(store), False)
+        replace.replaceable(store)
+        progress.say(f"building {given}: {why}")
         try:
-            _write(config, data, temporary, progress, field)
-            _publish(temporary, store)
+            with replace.temporary_folder(store) as temporary:
+                _write(config, data, temporary, progress, field)
+                replace.publish(temporary, store)
         except OSError as error:
             raise DataToolError("io", f"cannot write: {error.strerror}", str(error.filename or store)) from error
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-    return Built(store, digest_of(store), True)
+    return Built(given, digest_of(store), True)
 
 
 def digest_of(store: Path) -> str:
     """The digest that names a store: SHA-256 of its manifest."""
-    return hashlib.sha256((store / "manifest.json").read_bytes()).hexdigest()
-
-
-def _publish(temporary: Path, store: Path) -> None:
-    for path in [*temporary.rglob("*"), temporary]:
-        handle = os.open(path, os.O_RDONLY)
-        os.fsync(handle)
-        os.close(handle)
-    old = temporary.with_suffix(".old")
-    if store.exists():
-        os.rename(store, old)
-    os.rename(temporary, store)
-    shutil.rmtree(old, ignore_errors=True)
+    return read_manifest(store).digest
 
 
 def _write(config: DataConfig, data: Path, folder: Path, progress: Progress, field: str) -> None:
@@ -204,11 +162,12 @@ def _write(config: DataConfig, data: Path, folder: Path, progress: Progress, fie
         "seen": seen,
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
-    _dump(folder / "build.json", {**made, "config": str(config.path), "tokenizers": tokenizers.__version__})
+    _dump(folder / "build.json", {**made, "config": printable(str(config.path)), "tokenizers": tokenizers.__version__})
 
 
 def _dump(path: Path, value: Json) -> None:
-    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    with at(path):
+        path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 @dataclasses.dataclass
@@ -260,9 +219,8 @@ def _tokenizer(
         made.save(str(target))
         progress.finish(f"{made.get_vocab_size()} pieces")
     else:
-        given = sources.resolve(config.tokenizer, config)
-        made = pieces.load_tokenizer(given)
-        shutil.copyfile(given, target)
+        made, content = pieces.load_tokenizer(sources.resolve(config.tokenizer, config))
+        target.write_bytes(content)
     coder = pieces.PieceCoder(made)
     if coder.size > config.vocabulary:
         raise DataToolError(
@@ -280,6 +238,7 @@ def _inputs(specs: list[sources.Spec], texts: dict[str, sources.Text], folder: P
     """What each domain was made from; digests of single files go to inputs.sha256, licences to licences/."""
     rows: list[str] = []
     inputs: list[Json] = []
+    licences: dict[str, str] = {}
     (folder / "licences").mkdir()
     for spec in specs:
         if spec.domain not in texts:
@@ -289,14 +248,24 @@ def _inputs(specs: list[sources.Spec], texts: dict[str, sources.Text], folder: P
         rows += own
         file = None
         if text.licence_text:
-            file = f"licences/{_safe(spec.package or spec.domain)}.txt"
-            (folder / file).write_text(text.licence_text, encoding="utf-8")
+            file = _licence_file(spec.package or spec.domain, text.licence_text, licences)
+            with at(folder / file):
+                (folder / file).write_text(text.licence_text, encoding="utf-8")
         entry: Json = {"domain": spec.domain, "source": spec.given, "files": len(text.inputs)}
         entry["bytes"] = sum(size for _, _, size in text.inputs)
         entry["sha256"] = hashlib.sha256("\n".join(own).encode()).hexdigest()
         inputs.append({**entry, "licence": text.licence, "licence_file": file})
     (folder / "inputs.sha256").write_text("\n".join(dict.fromkeys(rows)) + "\n", encoding="utf-8")
     return inputs
+
+
+def _licence_file(name: str, text: str, taken: dict[str, str]) -> str:
+    """A name for a licence text; two domains whose names differ in odd characters alone do not share a file."""
+    for number in itertools.count(1):
+        file = f"licences/{_safe(name)}{f'-{number}' if number > 1 else ''}.txt"
+        if taken.setdefault(file, text) == text:
+            return file
+    raise AssertionError
 
 
 def _safe(name: str) -> str:
@@ -326,7 +295,15 @@ def _encode(
             if (domain, name) not in split:
                 continue
             part = split[domain, name]
-            tokens = encode_all(coder, part.documents, show).astype(kind)
+            wide = encode_all(coder, part.documents, show)
+            if len(wide) and int(wide.max()) >= config.vocabulary:
+                raise DataToolError(
+                    "config",
+                    f"the tokenizer gives token {int(wide.max())}, vocabulary is {config.vocabulary}",
+                    str(config.path),
+                    "its ids have gaps: give a vocabulary above the largest id",
+                )
+            tokens = wide.astype(kind)
             file = f"{number:02d}-{_safe(domain)}.{name}.{dtype}"
             data = tokens.tobytes()
             (folder / file).write_bytes(data)
@@ -371,6 +348,8 @@ def _foreign(
             if last <= first:
                 raise DataToolError("data", f"leaves no tokens for the {name} split of `{spec.domain}`", str(file.path))
             path = os.path.abspath(file.path)
+            if not is_utf8(path):
+                raise DataToolError("data", "has a name that is not UTF-8", path, "rename the file or its folder")
             text_bytes = coder.bytes_of(file.tokens[first:last]) if name == "validation" else None
             documents = int(((file.documents[:-1] >= first) & (file.documents[:-1] < last)).sum())
             entry: Json = {
@@ -393,19 +372,12 @@ def _foreign(
 def verify(store: Path, progress: Progress) -> int:
     """Reads every file of a store and compares its digest; how many files there were. A `corrupt` error names the first that differs."""
     manifest = read_manifest(store)
-    wanted = {entry["file"]: entry["sha256"] for entry in manifest["splits"]}
-    if manifest["tokenizer"]["file"]:
-        wanted[manifest["tokenizer"]["file"]] = manifest["tokenizer"]["sha256"]
+    wanted = {entry.file: entry.sha256 for entry in manifest.splits}
+    if manifest.tokenizer.file and manifest.tokenizer.sha256:
+        wanted[manifest.tokenizer.file] = manifest.tokenizer.sha256
     progress.stage("verifying")
     for number, (file, expected) in enumerate(wanted.items()):
-        digest = hashlib.sha256()
-        try:
-            with open(store / file, "rb") as handle:
-                while piece := handle.read(1 << 24):
-                    digest.update(piece)
-        except OSError as error:
-            raise DataToolError("io", f"cannot read: {error.strerror}", str(store / file)) from error
-        if digest.hexdigest() != expected:
+        if sha256_of(store / file) != expected:
             raise DataToolError(
                 "corrupt",
                 "has another digest than the manifest says",

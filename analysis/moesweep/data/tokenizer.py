@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import tokenizers
 from tokenizers import Tokenizer
 
 from moesweep.data.errors import DataToolError
+from moesweep.data.files import read_limited
 
 END_OF_DOCUMENT = "<|endoftext|>"
 KNOWN_ENDS = (END_OF_DOCUMENT, "</s>", "<eos>", "<|end_of_text|>", "<|im_end|>", "<EOS>", "[SEP]")
@@ -75,6 +75,9 @@ class PieceCoder:
         self._tokenizer = tokenizer
         # Text that looks like a special token is text.
         tokenizer.encode_special_tokens = True
+        # A tokenizer.json may ask to cut or to fill up texts for a model's context: a store holds each document whole.
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
         self.size: int = tokenizer.get_vocab_size(with_added_tokens=True)
         known = (tokenizer.token_to_id(piece) for piece in KNOWN_ENDS)
         self.end_of_document: int | None = next((number for number in known if number is not None), None)
@@ -94,12 +97,23 @@ class PieceCoder:
 Coder = ByteCoder | PieceCoder
 
 
-def load_tokenizer(path: Path) -> Tokenizer:
+MOST_BYTES = 256 << 20
+
+
+def load_tokenizer(path: Path) -> tuple[Tokenizer, bytes]:
+    """The tokenizer of a tokenizer.json, and the file's content. A `config` error says why it cannot be read."""
     try:
-        return Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises bare exceptions
-        reason = os.strerror(2) if not path.exists() else str(error)
-        raise DataToolError("config", f"is no readable tokenizer.json: {reason}", str(path)) from error
+        content = read_limited(path, MOST_BYTES, "config")
+    except DataToolError as error:
+        raise DataToolError("config", f"is no readable tokenizer.json: {error.message}", str(path)) from error
+    try:
+        return Tokenizer.from_buffer(content), content
+    except (KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    except (
+        BaseException
+    ) as error:  # the library raises bare exceptions, and for what its authors did not expect a BaseException
+        raise DataToolError("config", f"is no readable tokenizer.json: {error}", str(path)) from error
 
 
 def encode_all(coder: Coder, documents: Sequence[str], show: Callable[[int], None]) -> npt.NDArray[Any]:
