@@ -50,7 +50,7 @@ def test_parquet_is_the_frames(tmp_path: Path, kind: str) -> None:
         table = pyarrow.parquet.read_table(path)
         assert table.num_rows == rows == len(frame)
         assert table.schema.metadata[b"moesweep.sweep"] == b"a study"
-        assert table.schema.metadata[b"moesweep.digest"] == b"0" * 64
+        assert table.schema.metadata[b"moesweep.digest"] == sweep.digest.encode()
         if rows:
             same(table.to_pandas().head(3000), frame.head(3000))
             same(table.to_pandas().tail(500), frame.tail(500))
@@ -89,7 +89,7 @@ TEXTS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_text_and_number_survives_csv_and_parquet(tmp_path: Path, values: list[tuple[str, float]]) -> None:
     trials = [
-        Trial(f"{i:016x}", "failed", text, {"seed": str(i)}, {"loss": number}, {"note": text})
+        Trial(f"{i:016x}", "failed", text, "", {"seed": str(i)}, {"loss": number}, {"note": text})
         for i, (text, number) in enumerate(values)
     ]
     with opened(tmp_path, trials) as sweep:

@@ -322,7 +322,8 @@ def test_provenance_is_shown(browser: Browser, reports: dict[str, Path]) -> None
     assert browser.find("[data-provenance='environment.OMP_NUM_THREADS']").text == "1"
     assert browser.find("[data-provenance=start]").text == "3 values, 2025-03-01T10:01:00Z to 2025-03-01T10:03:00Z"
     assert browser.find("[data-provenance=host]").text == "node1, node2"
-    assert browser.find("[data-provenance=digest]").text == "0" * 64
+    with open_sweep(reports["quickstart"] / "sweep.h5") as sweep:
+        assert browser.find("[data-provenance=digest]").text == sweep.digest
 
 
 def test_further_axes_can_be_chosen(browser: Browser, reports: dict[str, Path]) -> None:
