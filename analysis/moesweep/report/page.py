@@ -6,14 +6,16 @@ import html
 import json
 import math
 import re
+import shlex
 from collections import Counter
 from datetime import datetime, timezone
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pandas as pd
 
+from moesweep.publish import check_target, published
 from moesweep.report.contrasts import contrasts, front
 from moesweep.report.headline import ScopeEffect, headline, scope_effects, words
 from moesweep.report.series import by_turns, curves, expert_losses, finite, heat
@@ -66,13 +68,26 @@ def _support(sentences: list[str]) -> str:
     )
 
 
+PAGE = "a report of moesweep-report"
+#: How pages of this command are known: this version's say it in their head, those of earlier ones by their first line.
+GENERATOR = b'<meta name="generator" content="moesweep-report">'
+EYEBROW = '<p class="eyebrow">moesweep · <span id="sweep-name">'.encode()
+MOST_HEAD_BYTES = 1 << 20
+
+
+def is_page(file: BinaryIO) -> bool:
+    """Whether a file is a report of this command."""
+    head = file.read(MOST_HEAD_BYTES)
+    return head.startswith(b"<!doctype html>") and (GENERATOR in head[:4096] or EYEBROW in head)
+
+
 def write_page(sweep: Sweep, path: Path) -> int:
-    """Writes the report and returns its size in bytes."""
+    """Writes the report and returns its size in bytes. OSError when `path` is anything but free or an earlier report."""
+    check_target(path, is_page, PAGE)
     text = build_page(sweep).encode("utf-8")
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_bytes(text)
-    temporary.replace(path)
+    with published(path, is_page, PAGE) as out:
+        out.write(text)
     return len(text)
 
 
@@ -138,7 +153,8 @@ def gather(sweep: Sweep) -> dict[str, Any]:
 
 def reproduce(trial: str, state: str) -> str | None:
     """The command that runs the trial again, from the sweep's folder; None for one that never started."""
-    return None if state in ("pending", "skipped") else f"moesweep train trials/{trial[:2]}/{trial}/config.yaml"
+    path = f"trials/{trial[:2]}/{trial}/config.yaml"
+    return None if state in ("pending", "skipped") else f"moesweep train {shlex.quote(path)}"
 
 
 def _summary(sweep: Sweep, counts: pd.Series[Any], done: pd.DataFrame, domain_sets: list[list[str]]) -> str:

@@ -94,7 +94,7 @@ class ContentDigest:
         """The next elements, in row-major order."""
         if values.size == 0:
             return
-        data = memoryview(np.ascontiguousarray(values).reshape(-1).view(np.uint8))
+        data: memoryview[int] = np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
         while len(data):
             part = data[: DIGEST_BLOCK_BYTES - self._filled]
             self._block.update(part)
@@ -144,8 +144,7 @@ def root_digest(root: Mapping[str, str], datasets: Mapping[str, Found], contents
             add(name)
             add(root[name])
     for path, one in sorted(datasets.items(), key=lambda item: item[0].encode()):
-        shape = ",".join(map(str, one.shape))
-        for field in (path, one.type, shape, one.unit, one.description, one.metric, one.logical, contents[path]):
+        for field in (path, one.type, joined(list(one.shape)), one.unit, one.description, one.metric, one.logical, contents[path]):
             add(field)
     return hasher.hexdigest()
 
@@ -180,10 +179,9 @@ def type_name(kind: Any) -> str | None:
     for name, number in numbers.items():
         if kind.equal(number):
             return name
-    if kind.get_class() == h5py.h5t.STRING and not kind.is_variable_str():
-        if kind.get_strpad() == h5py.h5t.STR_NULLPAD and kind.get_size() > 0:
-            return f"s{kind.get_size()}"
-    return None
+    if kind.get_class() != h5py.h5t.STRING or kind.is_variable_str() or kind.get_strpad() != h5py.h5t.STR_NULLPAD:
+        return None
+    return f"s{kind.get_size()}"
 
 
 def attribute(node: Any, name: str, where: str) -> bytes | list[int] | None:
@@ -232,8 +230,12 @@ def described(node: Any, path: str, kind: str, shape: tuple[int, ...]) -> Found:
     content = text_attribute(node, "content", path)
     if content is not None and not HEXADECIMAL.fullmatch(content):
         raise Refused("corrupt", "has an attribute `content` that is no digest", path)
-    texts = ["" if numbers is None else ",".join(map(str, numbers)) for numbers in (metric, logical)]
-    return Found(kind, shape, unit, description, *texts, content)
+    return Found(kind, shape, unit, description, joined(metric), joined(logical), content)
+
+
+def joined(numbers: list[int] | None) -> str:
+    """`3,4`; empty for None."""
+    return "" if numbers is None else ",".join(map(str, numbers))
 
 
 def layout(node: Any, path: str) -> tuple[str, tuple[int, ...], int]:

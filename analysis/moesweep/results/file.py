@@ -300,12 +300,13 @@ def parse_object(text: bytes) -> dict[str, Any]:
     try:
         value = json.loads(text.decode("utf-8"), parse_constant=_no_constant)
     except RecursionError:
-        value, deep = None, True
+        value, deep = {}, True
     else:
         deep = text.count(b"[") + text.count(b"{") > MOST_JSON_DEPTH and _depth(value) > MOST_JSON_DEPTH
     if deep:
         raise ValueError(f"it is deeper than {MOST_JSON_DEPTH} levels")
-    if not isinstance(value, dict):
+    value = value if isinstance(value, dict) else None
+    if value is None:
         raise ValueError("it is no object")
     if b"\\u" in text:
         try:
