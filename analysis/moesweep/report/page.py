@@ -17,7 +17,7 @@ import pandas as pd
 
 from moesweep.publish import check_target, published
 from moesweep.report.contrasts import contrasts, front
-from moesweep.report.headline import ScopeEffect, headline, scope_effects, words
+from moesweep.report.headline import GUESSING, ScopeEffect, guessing, headline, scope_effects, words
 from moesweep.report.series import by_turns, curves, expert_losses, finite, heat
 from moesweep.results.settings import describe_trials, scope_rank, value_text
 from moesweep.results.sweep import THROUGHPUT, Sweep
@@ -98,7 +98,9 @@ def gather(sweep: Sweep) -> dict[str, Any]:
     measured = [m for m in [*sweep.metrics, THROUGHPUT] if m in trials.columns]
     metrics = trials[list(dict.fromkeys(measured))]
     axes = trials[[axis for axis in sweep.axes if axis != "seed"]]
-    table = pd.concat([described, trials[["state"]], axes, metrics], axis=1)
+    table = described.join(trials[["state", "warnings"]])
+    # What the study calls its own columns is not replaced by an axis or a metric of that name.
+    table = table.join(trials[[name for name in [*axes.columns, *metrics.columns] if name not in table.columns]])
     done = table[table["state"] == "done"]
     effects = scope_effects(done)
     ranking = _ranking(table)
@@ -120,6 +122,7 @@ def gather(sweep: Sweep) -> dict[str, Any]:
             "id": sweep.ids,
             "state": list(trials["state"]),
             "reason": list(trials["reason"]),
+            "warnings": list(trials["warnings"]),
             "method": list(described["method"]),
             "scope": list(described["scope"]),
             "seed": [None if seed is None else value_text(seed) for seed in described["seed"]],
@@ -161,6 +164,8 @@ def _summary(sweep: Sweep, counts: pd.Series[Any], done: pd.DataFrame, domain_se
     parts = [f"{len(sweep)} {'trial' if len(sweep) == 1 else 'trials'}"]
     if len(counts):
         parts[0] += ": " + ", ".join(f"{count} {words(state)}" for state, count in counts.items())
+    if guessed := int(guessing(done).sum()):
+        parts.append(f"{guessed} {GUESSING}")
     seeds = {value_text(seed) for seed in done["seed"] if seed is not None}
     if len(seeds) > 1:
         parts.append(f"{len(seeds)} seeds")
