@@ -247,6 +247,7 @@ def test_events_of_an_earlier_start_and_version_go(sweep_file: Path) -> None:
 # Names from a file ----------------------------------------------------------------------------------------------------
 
 EVIL = "\x1b]0;owned\x07\x9b31m\u202e=cmd|' /C calc'!A0\r\n../../etc"
+NAME = EVIL.replace("/", ".")
 
 
 @pytest.fixture
@@ -255,7 +256,7 @@ def evil(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "a\x1b[31mb"
     folder.mkdir()
     trials = [
-        make_trial("aux_loss", "sequence", seed, {"seed": str(seed), "routing.balance.method": EVIL, EVIL: f"={seed}"}, steps=8)
+        make_trial("aux_loss", "sequence", seed, {"seed": str(seed), "routing.balance.method": EVIL, NAME: f"={seed}"}, steps=8)
         for seed in (1, 2)
     ]
     for number, (trial, start) in enumerate(zip(trials, ("../..", "..\u00a0/x"), strict=True)):

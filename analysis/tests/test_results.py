@@ -93,6 +93,19 @@ def test_trials_frame_is_what_was_written(mixed: tuple[Path, list[Trial]]) -> No
         assert dict(frame["config"][row]) == trial.config
 
 
+def test_warnings_are_a_column_of_the_trials(tmp_path: Path) -> None:
+    trials = ordered(study(seeds=1)[:3])
+    trials[1].warnings = "no_better_than_uniform"
+    trials[2].warnings = "no_better_than_uniform,another_word"
+    write_sweep(tmp_path / "sweep.h5", trials)
+    with moesweep.open_sweep(tmp_path / "sweep.h5") as sweep:
+        assert list(sweep.trials["warnings"]) == [trial.warnings for trial in trials]
+        assert "warnings" not in sweep.metrics + sweep.axes
+    write_sweep(tmp_path / "sweep.h5", trials, content=False)
+    with moesweep.open_sweep(tmp_path / "sweep.h5") as sweep:
+        assert list(sweep.trials["warnings"]) == ["", "", ""]
+
+
 def test_steps_frame_is_what_was_written(mixed: tuple[Path, list[Trial]]) -> None:
     path, trials = mixed
     steps = moesweep.open_sweep(path).steps

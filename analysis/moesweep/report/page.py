@@ -21,11 +21,14 @@ from moesweep.report.headline import GUESSING, ScopeEffect, guessing, headline, 
 from moesweep.report.series import by_turns, curves, expert_losses, finite, heat
 from moesweep.results.settings import describe_trials, scope_rank, value_text
 from moesweep.results.sweep import THROUGHPUT, Sweep
+from moesweep.text import printable
 
 #: Parts of the script, in the order of the page; they share one scope.
 SCRIPTS = ("base", "overview", "ranking", "curves", "experts", "record")
 #: A number that stands alone, not a part of a name or a hash.
 NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d+)?(?!\w)", re.ASCII)
+#: What JSON need not escape, and a terminal or a reader of the text should not meet: DEL, C1, signs of writing direction, line ends.
+CONTROL = re.compile("[\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
 #: What a reader looks for first among the trials' provenance.
 PROVENANCE_FIRST = ["command_line", "version", "git", "host", "ranks", "start", "end", "data_digest"]
 
@@ -40,12 +43,13 @@ def build_page(sweep: Sweep) -> str:
     assets = resources.files("moesweep.report") / "assets"
     text = (assets / "report.html").read_text(encoding="utf-8")
     block = json.dumps(data, separators=(",", ":"), allow_nan=False, ensure_ascii=False).replace("<", "\\u003c")
+    block = CONTROL.sub(lambda match: f"\\u{ord(match.group()):04x}", block)
     first, *rest = data["headline"]
     parts = {
-        "title": html.escape(f"{sweep.name or sweep.path.stem} · moesweep"),
-        "name": html.escape(sweep.name or sweep.path.stem),
-        "summary": html.escape(data["summary"]),
-        "headline": html.escape(first),
+        "title": _shown(f"{sweep.name or sweep.path.stem} · moesweep"),
+        "name": _shown(sweep.name or sweep.path.stem),
+        "summary": _shown(data["summary"]),
+        "headline": _shown(first),
         "support": _support(rest),
         "style": (assets / "report.css").read_text(encoding="utf-8"),
         "script": '"use strict";\n(() => {\n'
@@ -56,9 +60,14 @@ def build_page(sweep: Sweep) -> str:
     return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match.group(1)], text)
 
 
+def _shown(text: str) -> str:
+    """A text of the file as HTML."""
+    return html.escape(printable(text))
+
+
 def _support(sentences: list[str]) -> str:
     """What stands under the answer; what would push the first figure off the screen is folded away."""
-    texts = [f"<p>{html.escape(sentence)}</p>" for sentence in sentences]
+    texts = [f"<p>{_shown(sentence)}</p>" for sentence in sentences]
     if len(texts) <= MOST_SENTENCES:
         return "".join(texts)
     folded = "".join(texts[FEWEST_SENTENCES:])
