@@ -67,7 +67,9 @@ def check_target(path: Path, ours: Ours, what: str) -> None:
         with os.fdopen(handle, "rb") as file:
             same = stat.S_ISREG(os.fstat(file.fileno()).st_mode) and ours(file)
     except OSError as error:
-        raise OSError(error.errno, f"exists and can't be read ({error.strerror}); name another file", str(path)) from error
+        raise OSError(
+            error.errno, f"exists and can't be read ({error.strerror}); name another file", str(path)
+        ) from error
     if not same:
         raise OSError(errno.EEXIST, f"exists and is not {what}; it is not replaced: name another file", str(path))
 

@@ -45,8 +45,15 @@ def put(
     values = np.asarray(values)
     chunks = tuple(max(1, n) for n in values.shape)
     maxshape = tuple(None if n == 0 else n for n in values.shape)
-    deflate = 1 if values.dtype.kind == "S" else None
-    node = file.create_dataset(path, data=values, chunks=chunks, maxshape=maxshape, compression=deflate, fletcher32=True)
+    text = values.dtype.kind == "S"
+    node = file.create_dataset(
+        path,
+        data=values.astype(h5py.string_dtype("utf-8", values.dtype.itemsize)) if text else values,
+        chunks=chunks,
+        maxshape=maxshape,
+        compression=1 if text else None,
+        fletcher32=True,
+    )
     node.attrs["unit"], node.attrs["description"] = np.bytes_(unit), np.bytes_(description)
     for name, value in attributes.items():
         node.attrs[name] = value
@@ -92,7 +99,11 @@ def seal(file: h5py.File, content: bool = True) -> None:
         if content:
             dataset.attrs["content"] = np.bytes_(digest)
         add(path)
-        add(f"s{dataset.dtype.itemsize}" if dataset.dtype.kind == "S" else TYPES.get(dataset.dtype.name, dataset.dtype.name))
+        add(
+            f"s{dataset.dtype.itemsize}"
+            if dataset.dtype.kind == "S"
+            else TYPES.get(dataset.dtype.name, dataset.dtype.name)
+        )
         add(",".join(map(str, dataset.shape)))
         for name in ("unit", "description"):
             add(text_of(dataset.attrs[name]))

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +126,14 @@ def huge_and_empty(file: h5py.File) -> None:
 def huge_chunk(file: h5py.File) -> None:
     """One chunk of 2 GB, of which 100 bytes are stored."""
     node = replace(
-        file, "texts/config/data", data=None, shape=(1 << 31,), dtype="u1", chunks=(1 << 31,), compression=1, fletcher32=True
+        file,
+        "texts/config/data",
+        data=None,
+        shape=(1 << 31,),
+        dtype="u1",
+        chunks=(1 << 31,),
+        compression=1,
+        fletcher32=True,
     )
     node.id.write_direct_chunk((0,), bytes(100))
 
@@ -133,7 +141,9 @@ def huge_chunk(file: h5py.File) -> None:
 def overflowing(file: h5py.File) -> None:
     """2^62 elements of 8 bytes are 2^65 bytes, which is 0 in 64 bits."""
     shape = (1 << 31, 1 << 31)
-    replace(file, "arrays/steps/loss/shapes", data=None, shape=shape, dtype="i8", chunks=(1 << 12, 1 << 12), fletcher32=True)
+    replace(
+        file, "arrays/steps/loss/shapes", data=None, shape=shape, dtype="i8", chunks=(1 << 12, 1 << 12), fletcher32=True
+    )
 
 
 def without_checksum(file: h5py.File) -> None:
@@ -151,7 +161,13 @@ def missing_chunk(file: h5py.File) -> None:
 
 def texts_of_any_length(file: h5py.File) -> None:
     replace(
-        file, "trials/reason", data=["a", "b", "c"], dtype=h5py.string_dtype(), chunks=(3,), maxshape=(None,), fletcher32=False
+        file,
+        "trials/reason",
+        data=["a", "b", "c"],
+        dtype=h5py.string_dtype(),
+        chunks=(3,),
+        maxshape=(None,),
+        fletcher32=False,
     )
 
 
@@ -223,7 +239,10 @@ def test_datasets_that_store_more_than_the_file_has(sweep_file: Path) -> None:
 def test_content_of_what_is_shown_is_checked(sweep_file: Path) -> None:
     with h5py.File(sweep_file, "a", libver=LIBVER) as file:
         file["metrics/loss"][1] += 1e-9
-    with moesweep.open_sweep(sweep_file) as sweep, pytest.raises(CorruptSweep, match="metrics/loss does not have the content"):
+    with (
+        moesweep.open_sweep(sweep_file) as sweep,
+        pytest.raises(CorruptSweep, match="metrics/loss does not have the content"),
+    ):
         _ = sweep.trials
 
 
@@ -293,7 +312,7 @@ def texts(file: h5py.File, path: str, values: list[bytes]) -> None:
 
 def json_text(file: h5py.File, kind: str, row: int, text: bytes) -> None:
     offsets, data = file[f"texts/{kind}/offsets"][()], file[f"texts/{kind}/data"][()].tobytes()
-    parts = [data[a:b] for a, b in zip(offsets, offsets[1:], strict=False)]
+    parts = [data[a:b] for a, b in pairwise(offsets)]
     parts[row] = text
     numbers(file, f"texts/{kind}/offsets", np.cumsum([0, *map(len, parts)]), "i8")
     numbers(file, f"texts/{kind}/data", np.frombuffer(b"".join(parts), dtype=np.uint8), "u1")
@@ -388,7 +407,7 @@ def test_json_as_deep_as_a_config_may_be() -> None:
 
 def with_child(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
     """The child runs this code where it would check the file, with the limits that it always has."""
-    head = 'import json, sys\nfile, search, *arguments = json.loads(sys.argv[1])\nsys.path[:] = search\nimport os, runpy, signal\n'
+    head = "import json, sys\nfile, search, *arguments = json.loads(sys.argv[1])\nsys.path[:] = search\nimport os, runpy, signal\n"
     limits = 'print("begun", flush=True)\nrunpy.run_path(file, run_name="checked")["set_limits"](os.stat(arguments[0]).st_size)\n'
     monkeypatch.setattr(checked, "CHILD", head + limits + code)
 
@@ -508,7 +527,11 @@ def test_hdf5_1_10_reads_what_we_write(sweep_file: Path) -> None:
         pytest.skip("skipped: no HDF5 1.10 on this machine")
     names = ["metrics/loss", "trials/id", "arrays/steps/drop_rate/shapes"]
     done = subprocess.run(
-        [sys.executable, "-c", READER, library, sweep_file, *names], capture_output=True, text=True, timeout=100, check=False
+        [sys.executable, "-c", READER, library, sweep_file, *names],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert "HDF5 1.10" in done.stdout
@@ -523,6 +546,15 @@ def test_hdf5_1_10_reads_what_we_write(sweep_file: Path) -> None:
         assert subprocess.run(command, capture_output=True, timeout=100, check=False).returncode != 0
 
 
+def test_the_program_takes_what_we_write_for_sound(sweep_file: Path) -> None:
+    program = ROOT / "build" / "release" / "moesweep"
+    if not program.exists():
+        print(f"skipped: {program} is not built")
+        pytest.skip(f"skipped: {program} is not built")
+    done = subprocess.run([program, "verify", sweep_file], capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_every_writer_of_ours_asks_for_1_10() -> None:
     """Each h5py.File that is opened to write names LIBVER, or ('v110', 'v110') itself."""
     opening = re.compile(r"h5py\.File\([^\n]*[\"'](w|a|r\+|w-|x)[\"'][^\n]*")
@@ -531,7 +563,12 @@ def test_every_writer_of_ours_asks_for_1_10() -> None:
         for path in (ROOT / folder).rglob("*.py"):
             for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
                 found = opening.search(line)
-                if found and "libver=LIBVER" not in line and '("v110", "v110")' not in line and 'libver="latest"' not in line:
+                if (
+                    found
+                    and "libver=LIBVER" not in line
+                    and '("v110", "v110")' not in line
+                    and 'libver="latest"' not in line
+                ):
                     wrong.append(f"{path}:{number}")
                 if 'libver="latest"' in line and path.name != "test_checked.py":
                     wrong.append(f"{path}:{number}")

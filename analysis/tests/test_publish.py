@@ -78,9 +78,11 @@ def test_links_devices_and_folders_stay(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "fifo")
     for name, kind in (("link", "a link"), ("dangling", "a link"), ("folder", "a folder"), ("fifo", "a FIFO")):
-        with pytest.raises(OSError, match=f"is {kind}, which is not replaced") as caught:
-            with published(tmp_path / name, anything, "ours") as out:
-                out.write(b"x")
+        with (
+            pytest.raises(OSError, match=f"is {kind}, which is not replaced") as caught,
+            published(tmp_path / name, anything, "ours") as out,
+        ):
+            out.write(b"x")
         assert caught.value.filename == str(tmp_path / name)
     with pytest.raises(OSError, match="is a device"), published(Path("/dev/null"), anything, "ours"):
         pass
@@ -256,7 +258,9 @@ def evil(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "a\x1b[31mb"
     folder.mkdir()
     trials = [
-        make_trial("aux_loss", "sequence", seed, {"seed": str(seed), "routing.balance.method": EVIL, NAME: f"={seed}"}, steps=8)
+        make_trial(
+            "aux_loss", "sequence", seed, {"seed": str(seed), "routing.balance.method": EVIL, NAME: f"={seed}"}, steps=8
+        )
         for seed in (1, 2)
     ]
     for number, (trial, start) in enumerate(zip(trials, ("../..", "..\u00a0/x"), strict=True)):
@@ -310,7 +314,9 @@ def test_folders_of_hostile_names_stay_inside(evil: Path) -> None:
             for tag in events.Tags()["scalars"]:
                 assert controls(tag) == []
             # Two domains of one name are two series.
-            domains = [tag for tag in events.Tags()["scalars"] if tag.startswith("evaluations/training/loss_by_domain/")]
+            domains = [
+                tag for tag in events.Tags()["scalars"] if tag.startswith("evaluations/training/loss_by_domain/")
+            ]
             assert len(domains) == 8
 
 

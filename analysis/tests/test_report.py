@@ -727,7 +727,7 @@ def test_guessing_trials_are_marked_wherever_they_are_shown(
     # The table, trial by trial and over seeds.
     cells = "return [...document.querySelectorAll('#trials [data-warning]')].map(n => [n.closest('tr').dataset.trial, n.textContent])"
     assert dict(browser.run(cells)) == {trial: f"⚠ {GUESSING}" for trial in bad}
-    trial = sorted(bad)[0]
+    trial = min(bad)
     browser.click(f"tr[data-trial='{trial}'] td")
     assert GUESSING in browser.find("tr.detail").text
     browser.click("#means")
@@ -735,43 +735,64 @@ def test_guessing_trials_are_marked_wherever_they_are_shown(
     assert sorted(texts) == [f"⚠ 1 of 3 {GUESSING}", f"⚠ {GUESSING}"]
     browser.click("#means")
     # Every tooltip of such a trial, and of a mean that it is part of.
-    tips = browser.run("return [...document.querySelectorAll('[data-trial][data-tip]')].map(n => [n.dataset.trial, n.dataset.tip, n.dataset.metric || ''])")
+    tips = browser.run(
+        "return [...document.querySelectorAll('[data-trial][data-tip]')].map(n => [n.dataset.trial, n.dataset.tip, n.dataset.metric || ''])"
+    )
     of_trials = [(trial, tip) for trial, tip, metric in tips if metric]
     assert {trial for trial, _ in of_trials} >= bad
     for trial, tip in of_trials:
         assert (GUESSING in tip) == (trial in bad), tip
     for selector in ("#scope [data-method][data-scope][data-tip]", "#maps rect[data-value]"):
-        shown = browser.run("return [...document.querySelectorAll(arguments[0])].map(n => [n.dataset.method, n.dataset.scope, n.dataset.tip])", selector)
+        shown = browser.run(
+            "return [...document.querySelectorAll(arguments[0])].map(n => [n.dataset.method, n.dataset.scope, n.dataset.tip])",
+            selector,
+        )
         assert shown
         for method, scope, tip in shown:
-            expected = {("aux_loss", "global_batch"): f"⚠ {GUESSING}", ("expert_bias", "sequence"): f"⚠ 1 of 3 {GUESSING}"}.get((method, scope))
+            expected = {
+                ("aux_loss", "global_batch"): f"⚠ {GUESSING}",
+                ("expert_bias", "sequence"): f"⚠ 1 of 3 {GUESSING}",
+            }.get((method, scope))
             assert (expected in tip) if expected else GUESSING not in tip
-    for setting, tip in browser.run("return [...document.querySelectorAll('#tradeoffs [data-setting]')].map(n => [Number(n.dataset.setting), n.dataset.tip])"):
+    for setting, tip in browser.run(
+        "return [...document.querySelectorAll('#tradeoffs [data-setting]')].map(n => [Number(n.dataset.setting), n.dataset.tip])"
+    ):
         table = described(folder)
         ids = set(table[table["setting"] == setting]["id"])
         assert (GUESSING in tip) == bool(ids & bad)
-    effects = browser.run("return [...document.querySelectorAll('#effects [data-effect]')].map(n => [n.dataset.effect, n.dataset.tip])")
+    effects = browser.run(
+        "return [...document.querySelectorAll('#effects [data-effect]')].map(n => [n.dataset.effect, n.dataset.tip])"
+    )
     assert {effect for effect, tip in effects if GUESSING in tip} == {
         "aux_loss/global_batch", "expert_bias/micro_batch", "expert_bias/global_batch",
     }  # fmt: skip
     # Lists to choose from, chips of curves, commands, load maps.
-    options = browser.run("return [...document.querySelectorAll('#heat select[data-slot=\"0\"] option')].map(n => n.textContent)")
+    options = browser.run(
+        "return [...document.querySelectorAll('#heat select[data-slot=\"0\"] option')].map(n => n.textContent)"
+    )
     assert sum(GUESSING in text for text in options) == 4
     chips = browser.run("return [...document.querySelectorAll('#curves .chip')].map(n => n.textContent)")
     assert sum(GUESSING in text for text in chips) == 2
-    commands = browser.run("return [...document.querySelectorAll('#commands tr')].map(n => [n.dataset.trial, n.cells[0].textContent])")
+    commands = browser.run(
+        "return [...document.querySelectorAll('#commands tr')].map(n => [n.dataset.trial, n.cells[0].textContent])"
+    )
     assert {trial for trial, text in commands if GUESSING in text} == bad
     heads = browser.run("return [...document.querySelectorAll('#load h3')].map(n => n.textContent)")
     assert sum(GUESSING in text for text in heads) >= 1
     for section in ("scope", "maps", "effects", "tradeoffs", "curves", "dynamics"):
-        captions = browser.run("return [...document.querySelectorAll(`#${arguments[0]} .caption`)].map(n => n.textContent).join(' ')", section)
+        captions = browser.run(
+            "return [...document.querySelectorAll(`#${arguments[0]} .caption`)].map(n => n.textContent).join(' ')",
+            section,
+        )
         assert GUESSING in captions, section
     assert browser.logs()[0] == []
 
 
 def test_a_study_without_guessing_says_nothing_of_it(browser: Browser, reports: dict[str, Path]) -> None:
     browser.open(reports["quickstart"] / "report.html")
-    everything = browser.run("return document.querySelector('header').textContent + [...document.querySelectorAll('main section:not(#terms)')].map(n => n.innerHTML).join('')")
+    everything = browser.run(
+        "return document.querySelector('header').textContent + [...document.querySelectorAll('main section:not(#terms)')].map(n => n.innerHTML).join('')"
+    )
     assert GUESSING not in everything
     assert "⚠" not in everything
 

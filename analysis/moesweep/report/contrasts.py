@@ -106,7 +106,10 @@ def _row(kind: str, cell: pd.DataFrame, base: pd.DataFrame, metrics: list[str], 
 
 def _warned(*tables: pd.DataFrame) -> dict[str, int]:
     """Of how many trials a comparison is made, and how many of them are no better than uniform guessing."""
-    return {"trials": sum(len(table) for table in tables), "warned": sum(int(guessing(table).sum()) for table in tables)}
+    return {
+        "trials": sum(len(table) for table in tables),
+        "warned": sum(int(guessing(table).sum()) for table in tables),
+    }
 
 
 def _interval(differences: np.typing.NDArray[np.float64]) -> list[Any] | None:

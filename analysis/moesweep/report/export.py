@@ -52,7 +52,9 @@ def export_parquet(sweep: Sweep, folder: Path) -> Iterator[tuple[Path, int]]:
     return _export(sweep, folder, "parquet", _write_parquet, _is_parquet)
 
 
-def _export(sweep: Sweep, folder: Path, ending: str, write: Writer, ours: Callable[[str], Ours]) -> Iterator[tuple[Path, int]]:
+def _export(
+    sweep: Sweep, folder: Path, ending: str, write: Writer, ours: Callable[[str], Ours]
+) -> Iterator[tuple[Path, int]]:
     folder.mkdir(parents=True, exist_ok=True)
     what = {name: f"the table {name} of an earlier export" for name in TABLES}
     for name in TABLES:
@@ -187,7 +189,9 @@ def run_names(sweep: Sweep) -> list[str]:
     described = describe_trials(sweep)
     names: list[str] = []
     for trial, label, seed in zip(sweep.ids, described["label"], described["seed"], strict=True):
-        text = file_name(str(label) + ("" if seed is None else f"-seed {value_text(seed)}")) + "-" + file_name(trial, 12)
+        text = (
+            file_name(str(label) + ("" if seed is None else f"-seed {value_text(seed)}")) + "-" + file_name(trial, 12)
+        )
         names.append(text)
     seen: dict[str, int] = {}
     for row, name in enumerate(names):
@@ -234,10 +238,14 @@ def check_run(run: Path) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISDIR(mode):
-        raise OSError(errno.EEXIST, f"is {kind_of(mode)} where a run's folder would be; name another folder with --out", str(run))
+        raise OSError(
+            errno.EEXIST, f"is {kind_of(mode)} where a run's folder would be; name another folder with --out", str(run)
+        )
     if any(run.iterdir()) and not _our_events(run):
         raise OSError(
-            errno.EEXIST, "exists and has no events of an earlier export; it is left alone: name another folder with --out", str(run)
+            errno.EEXIST,
+            "exists and has no events of an earlier export; it is left alone: name another folder with --out",
+            str(run),
         )
 
 

@@ -132,7 +132,11 @@ def scope_effects(table: pd.DataFrame, metric: str = PURITY) -> list[ScopeEffect
         by_scope = {scope: cell[cell["scope"] == scope] for scope in scopes}
         cells = [
             ScopeCell(
-                s, float(g[metric].mean()), spread(g[metric].to_numpy()), [float(v) for v in g[metric]], int(guessing(g).sum())
+                s,
+                float(g[metric].mean()),
+                spread(g[metric].to_numpy()),
+                [float(v) for v in g[metric]],
+                int(guessing(g).sum()),
             )
             for s, g in by_scope.items()
         ]
@@ -194,7 +198,9 @@ def _verdicts(effects: dict[str, ScopeEffect]) -> str:
             parts.append((short[verdict] if parts else form).format(_joined(by[verdict])))
     if parts:
         return f"How far experts specialise {', '.join(parts)}."
-    moved = ", ".join(f"{number(effect.range)} with {words(method)}{effect.remark}" for method, effect in effects.items())
+    moved = ", ".join(
+        f"{number(effect.range)} with {words(method)}{effect.remark}" for method, effect in effects.items()
+    )
     return f"Expert purity moves over the balancing scopes by {moved}; with one seed a scope there is no spread to judge it by."
 
 
@@ -214,9 +220,7 @@ def _clause(method: str, effects: list[ScopeEffect]) -> str:
     name = words(method)
     name = name[0].upper() + name[1:]
     if shown.verdict == "hardly":
-        return (
-            f"{name}{shown.remark}: expert purity stays between {number(low.mean)} and {number(high.mean)} at every scope ({note})."
-        )
+        return f"{name}{shown.remark}: expert purity stays between {number(low.mean)} and {number(high.mean)} at every scope ({note})."
     return (
         f"{name}: expert purity is {number(high.mean)} balanced over {SCOPE_WORDS.get(high.scope, words(high.scope))}{high.remark}"
         f" and {number(low.mean)} over {SCOPE_WORDS.get(low.scope, words(low.scope))}{low.remark} ({note})."

@@ -144,7 +144,16 @@ def root_digest(root: Mapping[str, str], datasets: Mapping[str, Found], contents
             add(name)
             add(root[name])
     for path, one in sorted(datasets.items(), key=lambda item: item[0].encode()):
-        for field in (path, one.type, joined(list(one.shape)), one.unit, one.description, one.metric, one.logical, contents[path]):
+        for field in (
+            path,
+            one.type,
+            joined(list(one.shape)),
+            one.unit,
+            one.description,
+            one.metric,
+            one.logical,
+            contents[path],
+        ):
             add(field)
     return hasher.hexdigest()
 
@@ -192,7 +201,9 @@ def attribute(node: Any, name: str, where: str) -> bytes | list[int] | None:
     kind, shape = found.get_type(), found.shape
     text = kind.get_class() == h5py.h5t.STRING and not kind.is_variable_str() and shape == ()
     if not text and kind.get_class() != h5py.h5t.INTEGER:
-        raise Refused("corrupt", f"has an attribute `{name}` that is neither a text of fixed length nor integers", where)
+        raise Refused(
+            "corrupt", f"has an attribute `{name}` that is neither a text of fixed length nor integers", where
+        )
     if math.prod(int(n) for n in shape) * kind.get_size() > MOST_ATTRIBUTE_BYTES:
         raise Refused("corrupt", f"has an attribute `{name}` of more than {MOST_ATTRIBUTE_BYTES} bytes", where)
     if text:
@@ -253,12 +264,16 @@ def layout(node: Any, path: str) -> tuple[str, tuple[int, ...], int]:
         raise Refused("corrupt", f"has {kind} storage where chunks should be", path)
     filters = [properties.get_filter(i)[0] for i in range(properties.get_nfilters())]
     if filters not in ([h5py.h5z.FILTER_FLETCHER32], [h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_FLETCHER32]):
-        raise Refused("corrupt", f"has the filters {filters} where fletcher32, or deflate and fletcher32, should be", path)
+        raise Refused(
+            "corrupt", f"has the filters {filters} where fletcher32, or deflate and fletcher32, should be", path
+        )
     chunk = tuple(int(n) for n in properties.get_chunk())
     needed = math.prod(-(-n // c) for n, c in zip(shape, chunk, strict=True)) if all(shape) else 0
     stored = int(node.get_storage_size())
     if int(node.get_num_chunks()) != needed:
-        raise Refused("corrupt", f"has {node.get_num_chunks()} chunks where its shape {list(shape)} needs {needed}", path)
+        raise Refused(
+            "corrupt", f"has {node.get_num_chunks()} chunks where its shape {list(shape)} needs {needed}", path
+        )
     size = needed * math.prod(chunk) * int(node.get_type().get_size())
     most = stored * (DEFLATE_RATIO if len(filters) == 2 else 1)
     if size > most:
@@ -283,7 +298,9 @@ def walk(file: Any, file_bytes: int) -> dict[str, Found]:
             try:
                 inner = inside.decode("utf-8").lstrip("/")
             except UnicodeDecodeError as error:
-                raise Refused("corrupt", "has a name that is not UTF-8", inside.decode("utf-8", "backslashreplace")) from error
+                raise Refused(
+                    "corrupt", "has a name that is not UTF-8", inside.decode("utf-8", "backslashreplace")
+                ) from error
             if group.links.get_info(name).type != h5py.h5l.TYPE_HARD:
                 raise Refused("corrupt", "is a link (soft, external or of another kind)", inner)
             about = h5py.h5o.get_info(group, name)
@@ -319,7 +336,9 @@ def root_attributes(file: Any, expected: str, newest: int) -> dict[str, str]:
     if version is None or len(version) != 1 or version[0] < 1:
         raise Refused("corrupt", "the root attribute `version` is missing or no number above 0")
     if version[0] > newest:
-        raise Refused("newer", f"format version {version[0]} is newer than version {newest}, the newest this package reads")
+        raise Refused(
+            "newer", f"format version {version[0]} is newer than version {newest}, the newest this package reads"
+        )
     found = {"format": kind, "version": str(version[0])}
     for name in ("id", "reason", "state", "digest"):
         text = text_attribute(root, name, "")
@@ -360,7 +379,8 @@ def check_here(path: str, expected: str, newest: int) -> dict[str, Any]:
     return {
         "root": root,
         "datasets": {
-            path: [one.type, one.shape, contents[path], one.unit, one.description, one.metric == "1"] for path, one in found.items()
+            path: [one.type, one.shape, contents[path], one.unit, one.description, one.metric == "1"]
+            for path, one in found.items()
         },
     }
 
@@ -437,7 +457,9 @@ def check(path: Path, expected: str, newest: int) -> Checked:
             raise Refused(*answer["refused"])
         if _regular(path) != (size, modified, device, inode):
             raise Refused("io", "changed while it was checked")
-        datasets = {name: Stored(kind, tuple(shape), *others) for name, (kind, shape, *others) in answer["datasets"].items()}
+        datasets = {
+            name: Stored(kind, tuple(shape), *others) for name, (kind, shape, *others) in answer["datasets"].items()
+        }
         _known[key] = Checked(answer["root"], datasets, device, inode)
     return _known[key]
 
@@ -467,7 +489,9 @@ def _regular(path: Path) -> tuple[int, int, int, int]:
 
 def _ask_child(path: Path, size: int, expected: str, newest: int) -> dict[str, Any]:
     if not sys.executable:
-        raise Refused("io", "can't be checked: this program does not know its Python interpreter (sys.executable is empty)")
+        raise Refused(
+            "io", "can't be checked: this program does not know its Python interpreter (sys.executable is empty)"
+        )
     search = [os.path.abspath(folder) for folder in sys.path if folder]
     arguments = json.dumps([os.path.abspath(__file__), search, os.path.abspath(path), expected, newest])
     environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "HDF5_PLUGIN_PRELOAD": "::"}
@@ -488,7 +512,9 @@ def _ask_child(path: Path, size: int, expected: str, newest: int) -> dict[str, A
     begun, _, text = done.stdout.partition(b"\n")
     if begun != b"begun":
         said = done.stderr.decode("utf-8", "backslashreplace").strip().splitlines()
-        raise Refused("io", f"can't be checked: the child process could not start ({said[-1] if said else 'it said nothing'})")
+        raise Refused(
+            "io", f"can't be checked: the child process could not start ({said[-1] if said else 'it said nothing'})"
+        )
     try:
         answer = json.loads(text)
     except ValueError:

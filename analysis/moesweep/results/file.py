@@ -186,20 +186,26 @@ class SweepFile:
     def numbers(self, dataset: str, types: tuple[str, ...] = ("i64",)) -> AnyArray:
         """The whole dataset, of one of these types."""
         if self.stored(dataset).type not in types:
-            raise self.corrupt(dataset, f"has the type {self.stored(dataset).type} where {' or '.join(types)} is expected")
+            raise self.corrupt(
+                dataset, f"has the type {self.stored(dataset).type} where {' or '.join(types)} is expected"
+            )
         return self.values(dataset)
 
     def texts(self, dataset: str) -> list[str]:
         """A dataset of fixed-length strings, one a trial. A text that is not UTF-8, or has a zero byte inside, is corrupt."""
         stored = self.stored(dataset)
         if not stored.type.startswith("s") or len(stored.shape) != 1:
-            raise self.corrupt(dataset, f"has the type {stored.type}{list(stored.shape)} where a text a trial is expected")
+            raise self.corrupt(
+                dataset, f"has the type {stored.type}{list(stored.shape)} where a text a trial is expected"
+            )
         texts: list[str] = []
         for row, item in enumerate(self.values(dataset)):
             try:
                 texts.append(bytes(item).decode("utf-8"))
             except UnicodeDecodeError as error:
-                raise self.corrupt(dataset, f"is not UTF-8 in row {row} ({error.reason} at byte {error.start})") from error
+                raise self.corrupt(
+                    dataset, f"is not UTF-8 in row {row} ({error.reason} at byte {error.start})"
+                ) from error
             if "\0" in texts[-1]:
                 raise self.corrupt(dataset, f"has a zero byte inside the text of row {row}")
         return texts
@@ -257,7 +263,9 @@ class SweepFile:
         base = f"arrays/{path}"
         stored = self.stored(f"{base}/data")
         if len(stored.shape) != 1 or stored.type not in ITEM_BYTES:
-            raise self.corrupt(f"{base}/data", f"has the type {stored.type}{list(stored.shape)} where a row of numbers is expected")
+            raise self.corrupt(
+                f"{base}/data", f"has the type {stored.type}{list(stored.shape)} where a row of numbers is expected"
+            )
         offsets = self.offsets(f"{base}/offsets", stored.shape[0])
         at = f"{base}/shapes"
         dimensions = self.stored(at).shape
@@ -271,7 +279,9 @@ class SweepFile:
             raise self.corrupt(at, "disagrees with the offsets beside it")
         wanted = expected_dimensions(path)
         if wanted is not None and dimensions[1] != wanted:
-            raise self.corrupt(at, f"has {dimensions[1]} dimensions where {wanted} {'is' if wanted == 1 else 'are'} expected")
+            raise self.corrupt(
+                at, f"has {dimensions[1]} dimensions where {wanted} {'is' if wanted == 1 else 'are'} expected"
+            )
         if path.endswith(WHOLE_NUMBERS) and stored.type not in ("i64", "i32"):
             raise self.corrupt(f"{base}/data", f"has the type {stored.type} where whole numbers are expected")
         size = stored.shape[0] * ITEM_BYTES[stored.type]

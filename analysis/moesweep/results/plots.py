@@ -36,7 +36,11 @@ def _shown(text: str) -> str:
 def _label(text: str, warnings: Iterable[str]) -> str:
     """The label of trials, with the mark of those that are no better than uniform guessing."""
     guessed = [NO_BETTER in warning.split(",") for warning in warnings]
-    mark = "" if not any(guessed) else "\nno better than uniform guessing" + ("" if all(guessed) else f": {sum(guessed)} of {len(guessed)}")
+    mark = (
+        ""
+        if not any(guessed)
+        else "\nno better than uniform guessing" + ("" if all(guessed) else f": {sum(guessed)} of {len(guessed)}")
+    )
     return _shown(text) + mark
 
 
@@ -81,11 +85,19 @@ def learning_curves(
             continue
         wide = pd.concat(curves, axis=1)
         colour = COLOURS[number % len(COLOURS)]
-        axes.plot(wide.index, wide.mean(axis=1), color=colour, label=_label(mine["label"].iloc[0], mine["warnings"]), linewidth=1.6)
+        axes.plot(
+            wide.index,
+            wide.mean(axis=1),
+            color=colour,
+            label=_label(mine["label"].iloc[0], mine["warnings"]),
+            linewidth=1.6,
+        )
         axes.fill_between(wide.index, wide.min(axis=1), wide.max(axis=1), color=colour, alpha=0.18, linewidth=0)
     info = sweep.array_info(f"steps/{series}")
     axes.set_xlabel("step" if against == "step" else "share of the schedule")
-    axes.set_ylabel(_shown(series.replace("_", " ")) + (f" ({_shown(info.unit)})" if info.unit not in ("", "1") else ""))
+    axes.set_ylabel(
+        _shown(series.replace("_", " ")) + (f" ({_shown(info.unit)})" if info.unit not in ("", "1") else "")
+    )
     if axes.lines:
         axes.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
@@ -202,7 +214,9 @@ def trade_off(
     front = pareto_front(means, goals or {x: "min", y: "max"})
     figure, (axes,) = _figure()
     for number, (method, mine) in enumerate(means.groupby("method", sort=False)):
-        axes.scatter(mine[x], mine[y], color=COLOURS[number % len(COLOURS)], label=_shown(str(method).replace("_", " ")), s=36)
+        axes.scatter(
+            mine[x], mine[y], color=COLOURS[number % len(COLOURS)], label=_shown(str(method).replace("_", " ")), s=36
+        )
     none = means[guessed.reindex(means.index)]
     if len(none):
         axes.scatter(none[x], none[y], color="black", marker="x", label="no better than uniform guessing", s=60)

@@ -19,7 +19,19 @@ GREEDY = "greedy."
 THROUGHPUT = "tokens_per_second"
 #: States of a trial.
 STATES = frozenset(
-    ("done", "failed", "diverged", "out_of_memory", "timed_out", "crashed", "preempted", "skipped", "pending", "running", "unreadable")
+    (
+        "done",
+        "failed",
+        "diverged",
+        "out_of_memory",
+        "timed_out",
+        "crashed",
+        "preempted",
+        "skipped",
+        "pending",
+        "running",
+        "unreadable",
+    )
 )
 #: Columns of `trials` that are neither axes nor metrics.
 FIXED_COLUMNS = ("id", "state", "reason", "warnings", "config")
@@ -136,7 +148,9 @@ class Sweep:
             if not self._file.array_info(path).metric:
                 continue
             if name in arrays:
-                raise self._file.corrupt(f"arrays/{path}/data", f"gives the metric {name}, and so does arrays/{arrays[name]}/data")
+                raise self._file.corrupt(
+                    f"arrays/{path}/data", f"gives the metric {name}, and so does arrays/{arrays[name]}/data"
+                )
             arrays[name] = path
 
     def close(self) -> None:
@@ -204,7 +218,9 @@ class Sweep:
             raise self._file.corrupt("trials/warnings", f"has {len(warnings)} values for {len(self)} trials")
         for row, text in enumerate(warnings):
             if text and not WARNINGS.fullmatch(text):
-                raise self._file.corrupt("trials/warnings", f"has {text!r} for trial {self.ids[row]}, which are no words")
+                raise self._file.corrupt(
+                    "trials/warnings", f"has {text!r} for trial {self.ids[row]}, which are no words"
+                )
         return warnings
 
     def row(self, trial: str) -> int:
