@@ -30,7 +30,6 @@ STATES = frozenset(
         "skipped",
         "pending",
         "running",
-        "unreadable",
     )
 )
 #: Columns of `trials` that are neither axes nor metrics.
