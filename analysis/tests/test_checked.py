@@ -40,6 +40,7 @@ def read_all(path: Path) -> None:
             sweep.config(trial).as_dict()
             sweep.provenance(trial)
             sweep.domains(trial)
+            sweep.counts(trial)
 
 
 def refused(path: Path, *words: str) -> None:
@@ -350,6 +351,7 @@ MEANINGS: dict[str, tuple[Callable[[h5py.File], None], tuple[str, ...]]] = {
     "shapes whose product overflows": (lambda f: overflow(f), (SHAPES, "no array can have")),
     "negative dimensions": (lambda f: numbers(f, SHAPES, -f[SHAPES][()], "i8"), (SHAPES, "no array can have")),
     "shapes of three dimensions": (lambda f: numbers(f, SHAPES, [[4, 2, 256]] * 3, "i8"), (SHAPES, "3 dimensions where 4")),
+    "negative counts": (lambda f: numbers(f, DATA, -f[DATA][()], "i8"), (DATA, "negative counts")),
     "steps as floats": (lambda f: numbers(f, "arrays/steps/step/data", f["arrays/steps/step/data"][()], "f8"),
                         ("arrays/steps/step/data", "whole numbers")),
     "a config not UTF-8": (lambda f: json_text(f, "config", 1, b'{"a": "\xff"}'), ("texts/config/data", "row 1")),
@@ -488,6 +490,23 @@ def test_only_regular_files_are_opened(sweep_file: Path, tmp_path: Path) -> None
             moesweep.open_sweep(path)
     (tmp_path / "link.h5").symlink_to(sweep_file)
     moesweep.open_sweep(tmp_path / "link.h5").close()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="skipped: root may read any file")
+def test_a_file_without_permission_may_be_sound(sweep_file: Path) -> None:
+    sweep_file.chmod(0)
+    with pytest.raises(UnreadableSweep, match="can't be opened"):
+        moesweep.open_sweep(sweep_file)
+    assert main(["html", str(sweep_file)]) == 4
+
+
+def test_a_disk_that_fails_says_nothing_of_the_file(sweep_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: Any) -> bytes:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "read", failing)
+    with pytest.raises(UnreadableSweep, match="Input/output error"):
+        moesweep.open_sweep(sweep_file)
 
 
 # Files for HDF5 1.10 --------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -73,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     say(f"{path}: {rows} {unit}", sys.stdout)
     except SweepError as error:
         say(f"moesweep-report: {error}", sys.stderr)
-        missing = isinstance(error, UnreadableSweep) or not options.file.exists() or options.file.is_dir()
+        missing = isinstance(error, UnreadableSweep) or not os.path.exists(options.file) or os.path.isdir(options.file)
         return EXIT_IO if missing else EXIT_CORRUPT
     except OSError as error:
         say(f"moesweep-report: {error.filename or options.file}: {error.strerror or error}", sys.stderr)

@@ -96,7 +96,11 @@ class SweepFile:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        if not self.path.exists():
+        try:
+            exists = self.path.exists()
+        except OSError as error:
+            raise UnreadableSweep(f"{self.path}: can't be opened ({error.strerror})") from error
+        if not exists:
             raise NotASweep(f"{self.path}: no such file; `moesweep aggregate DIR` writes DIR/sweep.h5")
         if self.path.is_dir():
             inside = self.path / "sweep.h5"

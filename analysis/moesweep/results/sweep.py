@@ -279,7 +279,11 @@ class Sweep:
 
     def counts(self, trial: str, reading: str = "training") -> AnyArray | None:
         """Routing counts of a trial, [evaluations, layers, domains, experts] (token, slot) pairs; None when it has none."""
-        return self.array(trial, f"evaluations/{_prefix(reading)}counts")
+        path = f"evaluations/{_prefix(reading)}counts"
+        counts = self.array(trial, path)
+        if counts is not None and counts.size and counts.min() < 0:
+            raise self._file.corrupt(f"arrays/{path}/data", f"has negative counts for trial {trial}")
+        return counts
 
     def _array(self, path: str) -> Ragged | None:
         if path not in self.array_paths:
