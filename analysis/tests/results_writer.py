@@ -9,6 +9,8 @@ import hashlib
 import json
 import math
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,11 +26,17 @@ class Trial:
     id: str
     state: str = "done"
     reason: str = ""
+    warnings: str = ""
     axes: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+#: HDF5 1.10 can't read a chunked file that h5py with HDF5 2 writes as `latest`: every file of ours is written so.
+LIBVER = ("v110", "v110")
+TYPES = {"float64": "f64", "float32": "f32", "int64": "i64", "int32": "i32", "uint8": "u8"}
 
 
 def put(
@@ -37,7 +45,15 @@ def put(
     values = np.asarray(values)
     chunks = tuple(max(1, n) for n in values.shape)
     maxshape = tuple(None if n == 0 else n for n in values.shape)
-    node = file.create_dataset(path, data=values, chunks=chunks, maxshape=maxshape, fletcher32=True)
+    text = values.dtype.kind == "S"
+    node = file.create_dataset(
+        path,
+        data=values.astype(h5py.string_dtype("utf-8", values.dtype.itemsize)) if text else values,
+        chunks=chunks,
+        maxshape=maxshape,
+        compression=1 if text else None,
+        fletcher32=True,
+    )
     node.attrs["unit"], node.attrs["description"] = np.bytes_(unit), np.bytes_(description)
     for name, value in attributes.items():
         node.attrs[name] = value
@@ -52,20 +68,72 @@ def put_bytes(file: h5py.File, path: str, text: str) -> None:
     put(file, path, np.frombuffer(text.encode(), dtype=np.uint8))
 
 
-def write_sweep(path: Path, trials: list[Trial], name: str = "study", version: int = 1) -> None:
-    trials = sorted(trials, key=lambda trial: trial.id)
-    with h5py.File(path, "w", libver="latest") as file:
-        file.attrs["format"], file.attrs["version"], file.attrs["digest"] = (
-            np.bytes_("moesweep-sweep"),
-            version,
-            np.bytes_("0" * 64),
+def content_of(dataset: h5py.Dataset) -> str:
+    """SHA-256 over the hexadecimal SHA-256 of the blocks of 2^20 bytes."""
+    data = dataset[()].tobytes()
+    blocks = (hashlib.sha256(data[first : first + (1 << 20)]).hexdigest() for first in range(0, len(data), 1 << 20))
+    return hashlib.sha256("".join(blocks).encode()).hexdigest()
+
+
+def text_of(value: object) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def seal(file: h5py.File, content: bool = True) -> None:
+    """Gives the file its digest, and each dataset its `content` (none of them for a file of an earlier version)."""
+    hasher = hashlib.sha256()
+
+    def add(field: str) -> None:
+        data = field.encode()
+        hasher.update(b"%d:%s," % (len(data), data))
+
+    for name in ("format", "id", "reason", "state", "version"):
+        if name in file.attrs:
+            add(name)
+            add(text_of(file.attrs[name]))
+    datasets: dict[str, h5py.Dataset] = {}
+    file.visititems(lambda path, item: datasets.update({path: item}) if isinstance(item, h5py.Dataset) else None)
+    for path, dataset in sorted(datasets.items(), key=lambda item: item[0].encode()):
+        digest = content_of(dataset)
+        dataset.attrs.pop("content", None)
+        if content:
+            dataset.attrs["content"] = np.bytes_(digest)
+        add(path)
+        add(
+            f"s{dataset.dtype.itemsize}"
+            if dataset.dtype.kind == "S"
+            else TYPES.get(dataset.dtype.name, dataset.dtype.name)
         )
+        add(",".join(map(str, dataset.shape)))
+        for name in ("unit", "description"):
+            add(text_of(dataset.attrs[name]))
+        add(str(int(dataset.attrs["metric"])) if "metric" in dataset.attrs else "")
+        add(",".join(map(str, dataset.attrs["shape"])) if "shape" in dataset.attrs else "")
+        add(digest)
+    file.attrs["digest"] = np.bytes_(hasher.hexdigest())
+
+
+@contextmanager
+def changed(path: Path, content: bool = True) -> Iterator[h5py.File]:
+    """A file to be changed, with the right digests again afterwards: what only its meaning can be refused for."""
+    with h5py.File(path, "a", libver=LIBVER) as file:
+        yield file
+        seal(file, content)
+
+
+def write_sweep(path: Path, trials: list[Trial], name: str = "study", version: int = 1, content: bool = True) -> None:
+    """Writes sweep.h5; with `content=False` as earlier versions did: no `content`, no `trials/warnings`."""
+    trials = sorted(trials, key=lambda trial: trial.id)
+    with h5py.File(path, "w", libver=LIBVER) as file:
+        file.attrs["format"], file.attrs["version"] = np.bytes_("moesweep-sweep"), version
         put_bytes(file, "header/name", name)
         put_bytes(file, "header/resolved", json.dumps({"sweep": name}))
         put_bytes(file, "header/provenance", json.dumps({"moesweep": "0.1.0", "git": "59ac545", "trials": len(trials)}))
         put_texts(file, "trials/id", [trial.id for trial in trials])
         put_texts(file, "trials/state", [trial.state for trial in trials])
         put_texts(file, "trials/reason", [trial.reason for trial in trials])
+        if content:
+            put_texts(file, "trials/warnings", [trial.warnings for trial in trials])
         for axis in sorted({axis for trial in trials for axis in trial.axes}):
             put_texts(file, f"axes/{axis}", [trial.axes.get(axis, "") for trial in trials])
         for metric in sorted({metric for trial in trials for metric in trial.metrics}):
@@ -94,6 +162,7 @@ def write_sweep(path: Path, trials: list[Trial], name: str = "study", version: i
             put(file, f"arrays/{array}/data", data, metric=int(metric and array != "evaluations/step"))
             put(file, f"arrays/{array}/offsets", np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64))
             put(file, f"arrays/{array}/shapes", np.array(shapes, dtype=np.int64))
+        seal(file, content)
 
 
 def metrics_of_counts(counts: np.ndarray) -> dict[str, np.ndarray]:
@@ -298,9 +367,8 @@ def study(
 
 def fail(trial: Trial, state: str, reason: str) -> Trial:
     """The same trial without results."""
-    return Trial(
-        trial.id, state, reason, trial.axes, {}, trial.config, trial.provenance if state != "pending" else {}, {}
-    )
+    provenance = trial.provenance if state != "pending" else {}
+    return Trial(trial.id, state, reason, "", trial.axes, {}, trial.config, provenance, {})
 
 
 def with_failures(trials: list[Trial]) -> list[Trial]:

@@ -50,7 +50,7 @@ def test_parquet_is_the_frames(tmp_path: Path, kind: str) -> None:
         table = pyarrow.parquet.read_table(path)
         assert table.num_rows == rows == len(frame)
         assert table.schema.metadata[b"moesweep.sweep"] == b"a study"
-        assert table.schema.metadata[b"moesweep.digest"] == b"0" * 64
+        assert table.schema.metadata[b"moesweep.digest"] == sweep.digest.encode()
         if rows:
             same(table.to_pandas().head(3000), frame.head(3000))
             same(table.to_pandas().tail(500), frame.tail(500))
@@ -89,7 +89,7 @@ TEXTS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_text_and_number_survives_csv_and_parquet(tmp_path: Path, values: list[tuple[str, float]]) -> None:
     trials = [
-        Trial(f"{i:016x}", "failed", text, {"seed": str(i)}, {"loss": number}, {"note": text})
+        Trial(f"{i:016x}", "failed", text, "", {"seed": str(i)}, {"loss": number}, {"note": text})
         for i, (text, number) in enumerate(values)
     ]
     with opened(tmp_path, trials) as sweep:
@@ -102,7 +102,8 @@ def test_any_text_and_number_survives_csv_and_parquet(tmp_path: Path, values: li
         assert row["reason"] == text
         assert row["loss"] == number
         assert json.loads(row["config"]) == {"note": text}
-        assert line["reason"].replace("\r\n", "\n") == text.replace("\r\n", "\n")
+        # A text that a spreadsheet would run, and one that begins with ', has a ' before it.
+        assert line["reason"].removeprefix("'").replace("\r\n", "\n") == text.replace("\r\n", "\n")
         assert float(line["loss"]) == number
 
 
@@ -138,6 +139,21 @@ def test_tensorboard_reads_every_scalar(tmp_path: Path) -> None:
     again = dict(export_tensorboard(sweep, tmp_path / "runs"))
     assert again == out
     assert sum(path.is_file() for path in (tmp_path / "runs").rglob("*")) == len(out)
+
+
+def test_every_export_carries_the_warnings(tmp_path: Path) -> None:
+    trials = study(seeds=1)[:3]
+    trials[0].warnings = "no_better_than_uniform"
+    sweep = opened(tmp_path, trials)
+    list(export_csv(sweep, tmp_path / "tables"))
+    list(export_parquet(sweep, tmp_path / "tables"))
+    expected = {trial.id: trial.warnings for trial in trials}
+    for read, name in ((pd.read_csv, "trials.csv"), (pd.read_parquet, "trials.parquet")):
+        back = read(tmp_path / "tables" / name)
+        assert dict(zip(back["id"].astype(str), back["warnings"].fillna(""), strict=True)) == expected
+    for path, _ in export_tensorboard(sweep, tmp_path / "runs"):
+        marked = b"no_better_than_uniform" in path.read_bytes()
+        assert marked == path.parent.name.endswith("-" + trials[0].id[:12])
 
 
 def test_nothing_finished_exports_to_nothing(tmp_path: Path) -> None:

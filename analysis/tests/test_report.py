@@ -322,7 +322,8 @@ def test_provenance_is_shown(browser: Browser, reports: dict[str, Path]) -> None
     assert browser.find("[data-provenance='environment.OMP_NUM_THREADS']").text == "1"
     assert browser.find("[data-provenance=start]").text == "3 values, 2025-03-01T10:01:00Z to 2025-03-01T10:03:00Z"
     assert browser.find("[data-provenance=host]").text == "node1, node2"
-    assert browser.find("[data-provenance=digest]").text == "0" * 64
+    with open_sweep(reports["quickstart"] / "sweep.h5") as sweep:
+        assert browser.find("[data-provenance=digest]").text == sweep.digest
 
 
 def test_further_axes_can_be_chosen(browser: Browser, reports: dict[str, Path]) -> None:
@@ -695,6 +696,119 @@ def test_trials_that_see_the_future_are_marked(browser: Browser, reports: dict[s
     assert set(marked) == set(trials.index[trials["causal"] == 0])
 
 
+GUESSING = "no better than uniform guessing"
+
+
+@pytest.fixture(scope="module")
+def guessed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+    """A study in which one setting is no better than uniform guessing in all seeds, another in one: the folder, and warnings by trial."""
+    trials = study()
+    for trial in trials:
+        at = (trial.axes["routing.balance.method"], trial.axes["routing.balance.scope"], trial.axes["seed"])
+        if at[:2] == ("aux_loss", "global_batch") or at == ("expert_bias", "sequence", "2"):
+            trial.warnings = "no_better_than_uniform"
+    folder = tmp_path_factory.mktemp("guessed")
+    write_sweep(folder / "sweep.h5", trials)
+    with open_sweep(folder / "sweep.h5") as sweep:
+        write_page(sweep, folder / "report.html")
+    return folder, {trial.id: trial.warnings for trial in trials}
+
+
+def test_guessing_trials_are_marked_wherever_they_are_shown(
+    browser: Browser, guessed: tuple[Path, dict[str, str]]
+) -> None:
+    folder, warnings = guessed
+    bad = {trial for trial, text in warnings.items() if text}
+    assert len(bad) == 4
+    browser.open(folder / "report.html", 1440)
+    assert f"4 of 27 finished trials are {GUESSING}" in browser.find("header").text
+    assert f"aux loss (3 of 9 {GUESSING})" in browser.find("#headline").text
+    assert f"4 {GUESSING}" in browser.find("#summary").text
+    # The table, trial by trial and over seeds.
+    cells = "return [...document.querySelectorAll('#trials [data-warning]')].map(n => [n.closest('tr').dataset.trial, n.textContent])"
+    assert dict(browser.run(cells)) == {trial: f"⚠ {GUESSING}" for trial in bad}
+    trial = min(bad)
+    browser.click(f"tr[data-trial='{trial}'] td")
+    assert GUESSING in browser.find("tr.detail").text
+    browser.click("#means")
+    texts = [text for _, text in browser.run(cells)]
+    assert sorted(texts) == [f"⚠ 1 of 3 {GUESSING}", f"⚠ {GUESSING}"]
+    browser.click("#means")
+    # Every tooltip of such a trial, and of a mean that it is part of.
+    tips = browser.run(
+        "return [...document.querySelectorAll('[data-trial][data-tip]')].map(n => [n.dataset.trial, n.dataset.tip, n.dataset.metric || ''])"
+    )
+    of_trials = [(trial, tip) for trial, tip, metric in tips if metric]
+    assert {trial for trial, _ in of_trials} >= bad
+    for trial, tip in of_trials:
+        assert (GUESSING in tip) == (trial in bad), tip
+    for selector in ("#scope [data-method][data-scope][data-tip]", "#maps rect[data-value]"):
+        shown = browser.run(
+            "return [...document.querySelectorAll(arguments[0])].map(n => [n.dataset.method, n.dataset.scope, n.dataset.tip])",
+            selector,
+        )
+        assert shown
+        for method, scope, tip in shown:
+            expected = {
+                ("aux_loss", "global_batch"): f"⚠ {GUESSING}",
+                ("expert_bias", "sequence"): f"⚠ 1 of 3 {GUESSING}",
+            }.get((method, scope))
+            assert (expected in tip) if expected else GUESSING not in tip
+    for setting, tip in browser.run(
+        "return [...document.querySelectorAll('#tradeoffs [data-setting]')].map(n => [Number(n.dataset.setting), n.dataset.tip])"
+    ):
+        table = described(folder)
+        ids = set(table[table["setting"] == setting]["id"])
+        assert (GUESSING in tip) == bool(ids & bad)
+    effects = browser.run(
+        "return [...document.querySelectorAll('#effects [data-effect]')].map(n => [n.dataset.effect, n.dataset.tip])"
+    )
+    assert {effect for effect, tip in effects if GUESSING in tip} == {
+        "aux_loss/global_batch", "expert_bias/micro_batch", "expert_bias/global_batch",
+    }  # fmt: skip
+    # Lists to choose from, chips of curves, commands, load maps.
+    options = browser.run(
+        "return [...document.querySelectorAll('#heat select[data-slot=\"0\"] option')].map(n => n.textContent)"
+    )
+    assert sum(GUESSING in text for text in options) == 4
+    chips = browser.run("return [...document.querySelectorAll('#curves .chip')].map(n => n.textContent)")
+    assert sum(GUESSING in text for text in chips) == 2
+    commands = browser.run(
+        "return [...document.querySelectorAll('#commands tr')].map(n => [n.dataset.trial, n.cells[0].textContent])"
+    )
+    assert {trial for trial, text in commands if GUESSING in text} == bad
+    heads = browser.run("return [...document.querySelectorAll('#load h3')].map(n => n.textContent)")
+    assert sum(GUESSING in text for text in heads) >= 1
+    for section in ("scope", "maps", "effects", "tradeoffs", "curves", "dynamics"):
+        captions = browser.run(
+            "return [...document.querySelectorAll(`#${arguments[0]} .caption`)].map(n => n.textContent).join(' ')",
+            section,
+        )
+        assert GUESSING in captions, section
+    assert browser.logs()[0] == []
+
+
+def test_a_study_without_guessing_says_nothing_of_it(browser: Browser, reports: dict[str, Path]) -> None:
+    browser.open(reports["quickstart"] / "report.html")
+    everything = browser.run(
+        "return document.querySelector('header').textContent + [...document.querySelectorAll('main section:not(#terms)')].map(n => n.innerHTML).join('')"
+    )
+    assert GUESSING not in everything
+    assert "⚠" not in everything
+
+
+def test_sentences_name_guessing(tmp_path: Path) -> None:
+    trials = study()
+    for trial in trials:
+        trial.warnings = "no_better_than_uniform"
+    said = sentences(tmp_path, trials)
+    assert said[1].startswith(f"27 of 27 finished trials are {GUESSING} (")
+    for sentence in said[:4]:
+        assert GUESSING in sentence
+    one = [t for t in trials if t.axes["routing.select"] == "reference"][:1]
+    assert f"1 of 1 finished trials is {GUESSING}" in sentences(tmp_path, one)[1]
+
+
 def test_page_stays_small_however_large_the_arrays(tmp_path: Path) -> None:
     """500 trials of 4 layers, 64 experts, 6 evaluations and 600 steps, every series recorded."""
     base = study(seeds=1, layers=4, experts=64, steps=600, evaluations=6)
@@ -717,7 +831,7 @@ def sentences(tmp_path: Path, trials: list[Trial]) -> list[str]:
 
 def joined(sweep: Sweep) -> pd.DataFrame:
     axes = [axis for axis in sweep.axes if axis != "seed"]
-    return pd.concat([describe_trials(sweep), sweep.trials[["state", *axes, *sweep.metrics]]], axis=1)
+    return pd.concat([describe_trials(sweep), sweep.trials[["state", "warnings", *axes, *sweep.metrics]]], axis=1)
 
 
 def test_judgement() -> None:

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from results_writer import LANGUAGES, Trial, example, fail, make_trial, study, write_sweep
+from results_writer import LANGUAGES, LIBVER, Trial, changed, example, fail, make_trial, study, write_sweep
 
 import moesweep
 from moesweep.report.cli import main
@@ -91,6 +91,19 @@ def test_trials_frame_is_what_was_written(mixed: tuple[Path, list[Trial]]) -> No
             assert math.isnan(frame["loss"][row])
         assert frame["config"][row]["routing.balance.scope"] == trial.axes["routing.balance.scope"]
         assert dict(frame["config"][row]) == trial.config
+
+
+def test_warnings_are_a_column_of_the_trials(tmp_path: Path) -> None:
+    trials = ordered(study(seeds=1)[:3])
+    trials[1].warnings = "no_better_than_uniform"
+    trials[2].warnings = "no_better_than_uniform,another_word"
+    write_sweep(tmp_path / "sweep.h5", trials)
+    with moesweep.open_sweep(tmp_path / "sweep.h5") as sweep:
+        assert list(sweep.trials["warnings"]) == [trial.warnings for trial in trials]
+        assert "warnings" not in sweep.metrics + sweep.axes
+    write_sweep(tmp_path / "sweep.h5", trials, content=False)
+    with moesweep.open_sweep(tmp_path / "sweep.h5") as sweep:
+        assert list(sweep.trials["warnings"]) == ["", "", ""]
 
 
 def test_steps_frame_is_what_was_written(mixed: tuple[Path, list[Trial]]) -> None:
@@ -190,7 +203,7 @@ def test_texts_and_lookups(mixed: tuple[Path, list[Trial]]) -> None:
 )
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_metrics_and_reasons_survive(tmp_path: Path, metrics: list[dict[str, float]], reason: str) -> None:
-    trials = [Trial(f"{i:016x}", "failed", reason, {"seed": str(i)}, numbers) for i, numbers in enumerate(metrics)]
+    trials = [Trial(f"{i:016x}", "failed", reason, "", {"seed": str(i)}, numbers) for i, numbers in enumerate(metrics)]
     path = tmp_path / "any.h5"
     write_sweep(path, trials)
     with moesweep.open_sweep(path) as sweep:
@@ -284,10 +297,14 @@ def test_missing_folder_foreign_and_trial_files(tmp_path: Path) -> None:
     (tmp_path / "text.h5").write_text("not HDF5")
     with pytest.raises(NotASweep, match="can't be opened as HDF5"):
         moesweep.open_sweep(tmp_path / "text.h5")
-    with h5py.File(tmp_path / "trial.h5", "w") as file:
-        file.attrs["format"] = "moesweep-trial"
+    with h5py.File(tmp_path / "trial.h5", "w", libver=LIBVER) as file:
+        file.attrs["format"] = np.bytes_("moesweep-trial")
     with pytest.raises(NotASweep, match="is a moesweep-trial file"):
         moesweep.open_sweep(tmp_path / "trial.h5")
+    with h5py.File(tmp_path / "foreign.h5", "w", libver=LIBVER) as file:
+        file.attrs["format"] = "a text of no fixed length"
+    with pytest.raises(NotASweep, match="no text attribute `format`"):
+        moesweep.open_sweep(tmp_path / "foreign.h5")
 
 
 def test_newer_version_is_refused_by_name(tmp_path: Path) -> None:
@@ -300,7 +317,7 @@ def test_newer_version_is_refused_by_name(tmp_path: Path) -> None:
 def test_missing_dataset_is_named(tmp_path: Path, name: str) -> None:
     path = tmp_path / "sweep.h5"
     write_sweep(path, study()[:2])
-    with h5py.File(path, "a") as file:
+    with changed(path) as file:
         del file[name]
     with pytest.raises(CorruptSweep, match=name), moesweep.open_sweep(path) as sweep:
         sweep.config(sweep.ids[0]).as_dict()
@@ -323,7 +340,7 @@ def test_flipped_bytes_of_data_are_noticed(tmp_path: Path) -> None:
 def test_offsets_that_disagree_are_noticed(tmp_path: Path) -> None:
     path = tmp_path / "sweep.h5"
     write_sweep(path, study()[:3])
-    with h5py.File(path, "a") as file:
+    with changed(path) as file:
         file["arrays/steps/loss/offsets"][1] += 10**6
     with pytest.raises(CorruptSweep, match="arrays/steps/loss/offsets"), moesweep.open_sweep(path) as sweep:
         _ = sweep.steps

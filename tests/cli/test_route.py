@@ -44,7 +44,7 @@ class Case(unittest.TestCase):
         return done.stderr
 
     def write(self, datasets):
-        with h5py.File(self.folder / "in.h5", "w") as file:
+        with h5py.File(self.folder / "in.h5", "w", libver=("v110", "v110")) as file:
             for name, values in datasets.items():
                 file[name] = values
 

@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from moesweep.report.export import export_csv, export_parquet, export_tensorboard
 from moesweep.report.page import write_page
-from moesweep.results.file import CorruptSweep, NewerSweep, SweepError
+from moesweep.results.file import SweepError, UnreadableSweep
 from moesweep.results.sweep import open_sweep
+from moesweep.text import printable, say
 
 EXPORTS = {"csv": export_csv, "parquet": export_parquet, "tensorboard": export_tensorboard}
 EXIT_OK, EXIT_USAGE, EXIT_IO, EXIT_CORRUPT = 0, 2, 4, 5
 
 
+class Parser(argparse.ArgumentParser):
+    """Prints help and errors without control characters."""
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        lines = [printable(line) for line in (message or "").split("\n")]
+        (file or sys.stderr).write("\n".join(lines))
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog="moesweep-report",
         description="A report that a person reads, and tables that other tools read, from the aggregate of a sweep.",
         epilog="example: moesweep-report html runs/quickstart/sweep.h5",
@@ -53,20 +64,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if options.command == "html":
                 out = options.out or options.file.with_name("report.html")
                 size = write_page(sweep, out)
-                print(f"{out}: {len(sweep)} trials, {size / 1e6:.2f} MB")
+                say(f"{out}: {len(sweep)} trials, {size / 1e6:.2f} MB", sys.stdout)
             else:
                 out = options.out or options.file.with_name(
                     "tensorboard" if options.format == "tensorboard" else "tables"
                 )
                 unit = "scalars" if options.format == "tensorboard" else "rows"
                 for path, rows in EXPORTS[options.format](sweep, out):
-                    print(f"{path}: {rows} {unit}")
+                    say(f"{path}: {rows} {unit}", sys.stdout)
     except SweepError as error:
-        print(f"moesweep-report: {error}", file=sys.stderr)
-        foreign = options.file.is_file() or isinstance(error, CorruptSweep | NewerSweep)
-        return EXIT_CORRUPT if foreign else EXIT_IO
+        say(f"moesweep-report: {error}", sys.stderr)
+        missing = isinstance(error, UnreadableSweep) or not os.path.exists(options.file) or os.path.isdir(options.file)
+        return EXIT_IO if missing else EXIT_CORRUPT
     except OSError as error:
-        print(f"moesweep-report: {error.filename or options.file}: {error.strerror or error}", file=sys.stderr)
+        say(f"moesweep-report: {error.filename or options.file}: {error.strerror or error}", sys.stderr)
         return EXIT_IO
     return EXIT_OK
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from moesweep.report.headline import guessing
 from moesweep.report.series import finite
 from moesweep.results.effects import OBJECTIVES, bootstrap_mean, effect_table, pareto_front
 from moesweep.results.settings import scope_rank, value_text
@@ -99,7 +100,16 @@ def _row(kind: str, cell: pd.DataFrame, base: pd.DataFrame, metrics: list[str], 
             "scale": finite(first["scale"]),
             "extra": first["extra"],
             "metrics": found,
+            **_warned(cell, base),
         }
+
+
+def _warned(*tables: pd.DataFrame) -> dict[str, int]:
+    """Of how many trials a comparison is made, and how many of them are no better than uniform guessing."""
+    return {
+        "trials": sum(len(table) for table in tables),
+        "warned": sum(int(guessing(table).sum()) for table in tables),
+    }
 
 
 def _interval(differences: np.typing.NDArray[np.float64]) -> list[Any] | None:
@@ -124,11 +134,14 @@ def _axes(table: pd.DataFrame, metrics: list[str]) -> Iterable[Row]:
     effects = effect_table(plain, metrics, [*axes, "router"])
     effects = effects[effects["axis"] != "router"]
     for (axis, value), rows in effects.groupby(["axis", "value"], sort=False, dropna=False):
+        baseline = rows["baseline"].iloc[0]
+        compared = table[table[axis].isin([value, baseline])]
         yield {
+            **_warned(compared),
             "kind": "axis",
             "axis": axis,
             "value": value_text(value),
-            "baseline": value_text(rows["baseline"].iloc[0]),
+            "baseline": value_text(baseline),
             "cells": int(rows["cells"].max()),
             "metrics": {
                 row["metric"]: [_digits(row["mean"]), _digits(row["low"]), _digits(row["high"]), []]

@@ -5,6 +5,7 @@ How a range of purity over scopes is judged, against the spread over seeds (samp
   the same, but under 5 % of the way from the random to the reference router -> it depends on scope only slightly
   at most twice the spread                        -> it hardly depends on scope
   one seed a scope                                -> the range is told, nothing is claimed
+A trial whose validation loss is that of uniform guessing is named as such, and so is every mean that it is part of.
 """
 
 from __future__ import annotations
@@ -18,11 +19,15 @@ import pandas as pd
 
 from moesweep.results.effects import axis_effects, bootstrap_mean, pooled_spread, spread
 from moesweep.results.settings import SEED, scope_rank
+from moesweep.results.sweep import NO_BETTER
 
 PURITY = "purity_expert"
 GREEDY_LOSS = "greedy.loss"
 TIMES_SPREAD = 2.0
 SLIGHT_SHARE = 0.05
+
+#: The warning `no_better_than_uniform` in words.
+GUESSING = "no better than uniform guessing"
 
 PHRASES = {
     "depends": "it depends on scope",
@@ -40,14 +45,33 @@ SCOPE_WORDS = {
 }
 
 
+def guessing(table: pd.DataFrame) -> pd.Series[bool]:
+    """Which trials are no better than uniform guessing, by the table's index; none where it has no column `warnings`."""
+    if "warnings" not in table.columns:
+        return pd.Series(False, index=table.index, dtype=bool)
+    return table["warnings"].map(lambda text: NO_BETTER in str(text).split(",")).astype(bool)
+
+
+def remark(guessed: int, count: int) -> str:
+    """How many of `count` trials are no better than uniform guessing, in brackets; empty for none."""
+    if guessed == 0:
+        return ""
+    return f" ({GUESSING})" if guessed == count else f" ({guessed} of {count} {GUESSING})"
+
+
 @dataclass
 class ScopeCell:
-    """The seeds of one method at one scope."""
+    """The seeds of one method at one scope; `guessed` of them are no better than uniform guessing."""
 
     scope: str
     mean: float
     spread: float
     values: list[float]
+    guessed: int = 0
+
+    @property
+    def remark(self) -> str:
+        return remark(self.guessed, len(self.values))
 
 
 @dataclass
@@ -71,6 +95,10 @@ class ScopeEffect:
     @property
     def highest(self) -> ScopeCell:
         return max(self.cells, key=lambda cell: cell.mean)
+
+    @property
+    def remark(self) -> str:
+        return remark(sum(cell.guessed for cell in self.cells), sum(len(cell.values) for cell in self.cells))
 
 
 def judge(range_: float, spread_: float, room: float) -> str:
@@ -103,7 +131,13 @@ def scope_effects(table: pd.DataFrame, metric: str = PURITY) -> list[ScopeEffect
             continue
         by_scope = {scope: cell[cell["scope"] == scope] for scope in scopes}
         cells = [
-            ScopeCell(s, float(g[metric].mean()), spread(g[metric].to_numpy()), [float(v) for v in g[metric]])
+            ScopeCell(
+                s,
+                float(g[metric].mean()),
+                spread(g[metric].to_numpy()),
+                [float(v) for v in g[metric]],
+                int(guessing(g).sum()),
+            )
             for s, g in by_scope.items()
         ]
         effect = ScopeEffect(
@@ -151,7 +185,7 @@ def _verdicts(effects: dict[str, ScopeEffect]) -> str:
     """The verdict on every method in one sentence."""
     by: dict[str, list[str]] = {"depends": [], "slightly": [], "hardly": [], "unknown": []}
     for method, effect in effects.items():
-        by[effect.verdict].append(words(method))
+        by[effect.verdict].append(words(method) + effect.remark)
     forms = {
         "depends": "depends on the balancing scope with {}",
         "slightly": "depends only slightly on the balancing scope with {}",
@@ -164,7 +198,9 @@ def _verdicts(effects: dict[str, ScopeEffect]) -> str:
             parts.append((short[verdict] if parts else form).format(_joined(by[verdict])))
     if parts:
         return f"How far experts specialise {', '.join(parts)}."
-    moved = ", ".join(f"{number(effect.range)} with {words(method)}" for method, effect in effects.items())
+    moved = ", ".join(
+        f"{number(effect.range)} with {words(method)}{effect.remark}" for method, effect in effects.items()
+    )
     return f"Expert purity moves over the balancing scopes by {moved}; with one seed a scope there is no spread to judge it by."
 
 
@@ -184,12 +220,10 @@ def _clause(method: str, effects: list[ScopeEffect]) -> str:
     name = words(method)
     name = name[0].upper() + name[1:]
     if shown.verdict == "hardly":
-        return (
-            f"{name}: expert purity stays between {number(low.mean)} and {number(high.mean)} at every scope ({note})."
-        )
+        return f"{name}{shown.remark}: expert purity stays between {number(low.mean)} and {number(high.mean)} at every scope ({note})."
     return (
-        f"{name}: expert purity is {number(high.mean)} balanced over {SCOPE_WORDS.get(high.scope, words(high.scope))}"
-        f" and {number(low.mean)} over {SCOPE_WORDS.get(low.scope, words(low.scope))} ({note})."
+        f"{name}: expert purity is {number(high.mean)} balanced over {SCOPE_WORDS.get(high.scope, words(high.scope))}{high.remark}"
+        f" and {number(low.mean)} over {SCOPE_WORDS.get(low.scope, words(low.scope))}{low.remark} ({note})."
     )
 
 
@@ -198,7 +232,7 @@ def _best(effects: list[ScopeEffect]) -> str:
     ranked = sorted(((effect, effect.highest) for effect in effects), key=lambda pair: -pair[1].mean)[:3]
     parts = []
     for effect, cell in ranked:
-        text = f"{words(effect.method)} over {SCOPE_WORDS.get(cell.scope, words(cell.scope))} with {number(cell.mean)}"
+        text = f"{words(effect.method)} over {SCOPE_WORDS.get(cell.scope, words(cell.scope))} with {number(cell.mean)}{cell.remark}"
         low, high = bootstrap_mean(np.asarray(cell.values), resamples=4000)
         parts.append(text if math.isnan(low) else f"{text} ({number(low)} to {number(high)})")
     seeds = sorted({len(cell.values) for _, cell in ranked})
@@ -225,13 +259,13 @@ def _scale_clause(effects: list[ScopeEffect]) -> str:
         holds = a.verdict == b.verdict and (a.verdict == "hardly" or a.highest.scope == b.highest.scope)
         ranges = f"range {number(b.range)}, {number(a.range)} at the smallest size"
         if holds:
-            same.append(words(method))
+            same.append(words(method) + b.remark)
         word = "it is the same" if holds else PHRASES[b.verdict]
         if not holds and b.verdict in ("depends", "slightly"):
             word += f", purest over {SCOPE_WORDS.get(b.highest.scope, words(b.highest.scope))}"
-        parts.append(f"with {words(method)} {word} ({ranges})")
+        parts.append(f"with {words(method)} {word} ({ranges}){b.remark}")
     if len(same) > 2:
-        others = [part for part in parts if not any(part.startswith(f"with {name} it is the same (") for name in same)]
+        others = [part for part in parts if not " it is the same (" in part]
         parts = [f"with {_joined(same)} it is the same", *others]
     return f"At {large:.3g} times the parameters, {_joined(parts)}." if parts else ""
 
@@ -251,11 +285,26 @@ def headline(table: pd.DataFrame, states: pd.Series[Any], axes: list[str], effec
             by_method.setdefault(effect.method, []).append(effect)
         order = {"depends": 0, "slightly": 1, "unknown": 2, "hardly": 3}
         methods = sorted(by_method, key=lambda m: (order[_main(by_method[m]).verdict], -_main(by_method[m]).range))
-        sentences = [_verdicts({method: _main(by_method[method]) for method in methods})]
+        sentences = [_verdicts({method: _main(by_method[method]) for method in methods}), _guessed(table)]
         sentences += [_best([_main(by_method[method]) for method in methods]), _scale_clause(effects), *_bounds(table)]
         sentences += [_clause(method, by_method[method]) for method in methods]
         return [sentence for sentence in sentences if sentence]
-    return _without_scope(table, axes) + _bounds(table)
+    first_sentence, *others = _without_scope(table, axes)
+    return [sentence for sentence in (first_sentence, _guessed(table), *others, *_bounds(table)) if sentence]
+
+
+def _guessed(table: pd.DataFrame) -> str:
+    """How many finished trials are no better than uniform guessing, and which."""
+    mine = table[guessing(table)]
+    if len(mine) == 0:
+        return ""
+    labels = list(dict.fromkeys(words(str(label)) for label in mine["label"]))
+    which = _joined(labels if len(labels) <= 4 else [*labels[:3], f"{len(labels) - 3} other settings"])
+    verb, owner = ("is", "its") if len(mine) == 1 else ("are", "their")
+    return (
+        f"{len(mine)} of {len(table)} finished trials {verb} {GUESSING} ({which}):"
+        f" {owner} validation loss is at least ln V - 0.01, V the vocabulary, so {owner} other numbers say nothing of a trained model."
+    )
 
 
 def _bounds(table: pd.DataFrame) -> list[str]:
@@ -266,7 +315,8 @@ def _bounds(table: pd.DataFrame) -> list[str]:
     for method, words in (("random", "the random router"), ("reference", "the reference router")):
         values = table[table["method"] == method][PURITY].dropna()
         if len(values):
-            parts.append(f"{words} is at {number(float(values.mean()))}")
+            mine = table.loc[values.index]
+            parts.append(f"{words} is at {number(float(values.mean()))}{remark(int(guessing(mine).sum()), len(mine))}")
     if not parts:
         return []
     text = _joined(parts)

@@ -6,24 +6,29 @@ import html
 import json
 import math
 import re
+import shlex
 from collections import Counter
 from datetime import datetime, timezone
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pandas as pd
 
+from moesweep.publish import check_target, published
 from moesweep.report.contrasts import contrasts, front
-from moesweep.report.headline import ScopeEffect, headline, scope_effects, words
+from moesweep.report.headline import GUESSING, ScopeEffect, guessing, headline, scope_effects, words
 from moesweep.report.series import by_turns, curves, expert_losses, finite, heat
 from moesweep.results.settings import describe_trials, scope_rank, value_text
 from moesweep.results.sweep import THROUGHPUT, Sweep
+from moesweep.text import printable
 
 #: Parts of the script, in the order of the page; they share one scope.
 SCRIPTS = ("base", "overview", "ranking", "curves", "experts", "record")
 #: A number that stands alone, not a part of a name or a hash.
 NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d+)?(?!\w)", re.ASCII)
+#: What JSON need not escape, and a terminal or a reader of the text should not meet: DEL, C1, signs of writing direction, line ends.
+CONTROL = re.compile("[\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
 #: What a reader looks for first among the trials' provenance.
 PROVENANCE_FIRST = ["command_line", "version", "git", "host", "ranks", "start", "end", "data_digest"]
 
@@ -38,12 +43,13 @@ def build_page(sweep: Sweep) -> str:
     assets = resources.files("moesweep.report") / "assets"
     text = (assets / "report.html").read_text(encoding="utf-8")
     block = json.dumps(data, separators=(",", ":"), allow_nan=False, ensure_ascii=False).replace("<", "\\u003c")
+    block = CONTROL.sub(lambda match: f"\\u{ord(match.group()):04x}", block)
     first, *rest = data["headline"]
     parts = {
-        "title": html.escape(f"{sweep.name or sweep.path.stem} · moesweep"),
-        "name": html.escape(sweep.name or sweep.path.stem),
-        "summary": html.escape(data["summary"]),
-        "headline": html.escape(first),
+        "title": _shown(f"{sweep.name or sweep.path.stem} · moesweep"),
+        "name": _shown(sweep.name or sweep.path.stem),
+        "summary": _shown(data["summary"]),
+        "headline": _shown(first),
         "support": _support(rest),
         "style": (assets / "report.css").read_text(encoding="utf-8"),
         "script": '"use strict";\n(() => {\n'
@@ -54,9 +60,14 @@ def build_page(sweep: Sweep) -> str:
     return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match.group(1)], text)
 
 
+def _shown(text: str) -> str:
+    """A text of the file as HTML."""
+    return html.escape(printable(text))
+
+
 def _support(sentences: list[str]) -> str:
     """What stands under the answer; what would push the first figure off the screen is folded away."""
-    texts = [f"<p>{html.escape(sentence)}</p>" for sentence in sentences]
+    texts = [f"<p>{_shown(sentence)}</p>" for sentence in sentences]
     if len(texts) <= MOST_SENTENCES:
         return "".join(texts)
     folded = "".join(texts[FEWEST_SENTENCES:])
@@ -66,13 +77,26 @@ def _support(sentences: list[str]) -> str:
     )
 
 
+PAGE = "a report of moesweep-report"
+#: How pages of this command are known: this version's say it in their head, those of earlier ones by their first line.
+GENERATOR = b'<meta name="generator" content="moesweep-report">'
+EYEBROW = '<p class="eyebrow">moesweep · <span id="sweep-name">'.encode()
+MOST_HEAD_BYTES = 1 << 20
+
+
+def is_page(file: BinaryIO) -> bool:
+    """Whether a file is a report of this command."""
+    head = file.read(MOST_HEAD_BYTES)
+    return head.startswith(b"<!doctype html>") and (GENERATOR in head[:4096] or EYEBROW in head)
+
+
 def write_page(sweep: Sweep, path: Path) -> int:
-    """Writes the report and returns its size in bytes."""
+    """Writes the report and returns its size in bytes. OSError when `path` is anything but free or an earlier report."""
+    check_target(path, is_page, PAGE)
     text = build_page(sweep).encode("utf-8")
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_bytes(text)
-    temporary.replace(path)
+    with published(path, is_page, PAGE) as out:
+        out.write(text)
     return len(text)
 
 
@@ -83,7 +107,9 @@ def gather(sweep: Sweep) -> dict[str, Any]:
     measured = [m for m in [*sweep.metrics, THROUGHPUT] if m in trials.columns]
     metrics = trials[list(dict.fromkeys(measured))]
     axes = trials[[axis for axis in sweep.axes if axis != "seed"]]
-    table = pd.concat([described, trials[["state"]], axes, metrics], axis=1)
+    table = described.join(trials[["state", "warnings"]])
+    # What the study calls its own columns is not replaced by an axis or a metric of that name.
+    table = table.join(trials[[name for name in [*axes.columns, *metrics.columns] if name not in table.columns]])
     done = table[table["state"] == "done"]
     effects = scope_effects(done)
     ranking = _ranking(table)
@@ -105,6 +131,7 @@ def gather(sweep: Sweep) -> dict[str, Any]:
             "id": sweep.ids,
             "state": list(trials["state"]),
             "reason": list(trials["reason"]),
+            "warnings": list(trials["warnings"]),
             "method": list(described["method"]),
             "scope": list(described["scope"]),
             "seed": [None if seed is None else value_text(seed) for seed in described["seed"]],
@@ -138,13 +165,16 @@ def gather(sweep: Sweep) -> dict[str, Any]:
 
 def reproduce(trial: str, state: str) -> str | None:
     """The command that runs the trial again, from the sweep's folder; None for one that never started."""
-    return None if state in ("pending", "skipped") else f"moesweep train trials/{trial[:2]}/{trial}/config.yaml"
+    path = f"trials/{trial[:2]}/{trial}/config.yaml"
+    return None if state in ("pending", "skipped") else f"moesweep train {shlex.quote(path)}"
 
 
 def _summary(sweep: Sweep, counts: pd.Series[Any], done: pd.DataFrame, domain_sets: list[list[str]]) -> str:
     parts = [f"{len(sweep)} {'trial' if len(sweep) == 1 else 'trials'}"]
     if len(counts):
         parts[0] += ": " + ", ".join(f"{count} {words(state)}" for state, count in counts.items())
+    if guessed := int(guessing(done).sum()):
+        parts.append(f"{guessed} {GUESSING}")
     seeds = {value_text(seed) for seed in done["seed"] if seed is not None}
     if len(seeds) > 1:
         parts.append(f"{len(seeds)} seeds")

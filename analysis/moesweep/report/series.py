@@ -124,7 +124,7 @@ def _has(sweep: Sweep, path: str, row: int) -> bool:
 def _planned_steps(sweep: Sweep, trial: str) -> int | None:
     try:
         return int(sweep.config(trial)["train.steps"])
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         return None
 
 

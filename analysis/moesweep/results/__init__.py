@@ -14,7 +14,7 @@ from moesweep.results.effects import (
     pareto_front,
     seed_summary,
 )
-from moesweep.results.file import CorruptSweep, NewerSweep, NotASweep, SweepError
+from moesweep.results.file import CorruptSweep, NewerSweep, NotASweep, SweepError, UnreadableSweep
 from moesweep.results.settings import describe_trials
 from moesweep.results.sweep import Config, Sweep, open_sweep
 
@@ -27,6 +27,7 @@ __all__ = [
     "NotASweep",
     "Sweep",
     "SweepError",
+    "UnreadableSweep",
     "axis_effects",
     "bootstrap_mean",
     "compare",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +17,27 @@ from moesweep.results.file import AnyArray, ArrayInfo, Ragged, SweepFile
 READINGS = ("training", "greedy")
 GREEDY = "greedy."
 THROUGHPUT = "tokens_per_second"
+#: States of a trial.
+STATES = frozenset(
+    (
+        "done",
+        "failed",
+        "diverged",
+        "out_of_memory",
+        "timed_out",
+        "crashed",
+        "preempted",
+        "skipped",
+        "pending",
+        "running",
+    )
+)
+#: Columns of `trials` that are neither axes nor metrics.
+FIXED_COLUMNS = ("id", "state", "reason", "warnings", "config")
+#: Words with commas between.
+WARNINGS = re.compile(r"[a-z0-9_]+(,[a-z0-9_]+)*")
+#: The warning of a trial whose validation loss is that of guessing every token alike.
+NO_BETTER = "no_better_than_uniform"
 
 
 class Config(Mapping[str, Any]):
@@ -89,21 +111,46 @@ class Sweep:
             self.path = self._file.path
             self.version = self._file.version
             self.digest = self._file.digest
-            self.name = self._file.values("header/name").tobytes().rstrip(b"\0").decode("utf-8", "replace")
+            self.name = self._file.text("header/name")
             self.resolved: dict[str, Any] = self._file.json("header/resolved")
             self.header: dict[str, Any] = self._file.json("header/provenance")
             self.ids: list[str] = self._file.texts("trials/id")
             self.axes: list[str] = self._file.names("axes")
             self.metrics: list[str] = self._file.names("metrics")
             self._rows = {trial: row for row, trial in enumerate(self.ids)}
-            if len(self._rows) != len(self.ids):
-                raise self._file.corrupt("trials/id", "names a trial twice")
+            self._check_names()
         except BaseException:
             self._file.close()
             raise
         self._texts: dict[str, tuple[AnyArray, AnyArray]] = {}
         self._ragged: dict[str, Ragged] = {}
         self._domains: dict[int, list[str]] = {}
+
+    def _check_names(self) -> None:
+        """Ids are printable, each once and in order; no column of `trials` has the name of another; a metric has one array."""
+        for row, trial in enumerate(self.ids):
+            if not trial or not trial.isprintable():
+                raise self._file.corrupt("trials/id", f"has {trial!r} in row {row}, which is no trial id")
+        if len(self._rows) != len(self.ids):
+            raise self._file.corrupt("trials/id", "names a trial twice")
+        if self.ids != sorted(self.ids):
+            raise self._file.corrupt("trials/id", "is not in the order of the ids")
+        taken = set(FIXED_COLUMNS)
+        for group, names in (("axes", self.axes), ("metrics", self.metrics)):
+            for name in names:
+                if name in taken:
+                    raise self._file.corrupt(f"{group}/{name}", "has the name of another column of the trials")
+                taken.add(name)
+        arrays: dict[str, str] = {}
+        for path in self._file.array_paths():
+            name = path.partition("/")[2]
+            if not self._file.array_info(path).metric:
+                continue
+            if name in arrays:
+                raise self._file.corrupt(
+                    f"arrays/{path}/data", f"gives the metric {name}, and so does arrays/{arrays[name]}/data"
+                )
+            arrays[name] = path
 
     def close(self) -> None:
         """Closes the file; frames made before stay usable."""
@@ -125,8 +172,10 @@ class Sweep:
 
     @cached_property
     def trials(self) -> pd.DataFrame:
-        """One row a trial: `id`, `state`, `reason`, a column per axis (dotted path), one per metric, and `config` (parsed when looked into).
+        """One row a trial: `id`, `state`, `reason`, `warnings`, a column per axis (dotted path), one per metric, and `config` (parsed when looked into).
 
+        `warnings` holds words with commas between, empty for none: `no_better_than_uniform` says that the trial's validation loss is
+        that of guessing every token alike. Files of earlier versions have none.
         Metrics are the last evaluation's layer means: a plain name is the training reading, `greedy.NAME` the greedy one,
         `gap_to_reference.NAME` is above 0 where the trial is worse than the reference router. NaN where a trial has none.
         `tokens_per_second` is derived: training tokens over the wall time of all training steps. Losses are in nats per token,
@@ -134,8 +183,9 @@ class Sweep:
         """
         columns: dict[str, Any] = {
             "id": self.ids,
-            "state": self._file.texts("trials/state"),
+            "state": self._states(),
             "reason": self._file.texts("trials/reason"),
+            "warnings": self._warnings(),
         }
         for axis in self.axes:
             texts = self._file.texts(f"axes/{axis}")
@@ -151,6 +201,26 @@ class Sweep:
             )
         columns["config"] = pd.Series([Config(self, row) for row in range(len(self))], dtype=object)
         return pd.DataFrame(columns)
+
+    def _states(self) -> list[str]:
+        states = self._file.texts("trials/state")
+        for row, state in enumerate(states):
+            if state not in STATES:
+                raise self._file.corrupt("trials/state", f"has {state!r} for trial {self.ids[row]}, which is no state")
+        return states
+
+    def _warnings(self) -> list[str]:
+        if "trials/warnings" not in self._file.datasets:
+            return [""] * len(self)
+        warnings = self._file.texts("trials/warnings")
+        if len(warnings) != len(self):
+            raise self._file.corrupt("trials/warnings", f"has {len(warnings)} values for {len(self)} trials")
+        for row, text in enumerate(warnings):
+            if text and not WARNINGS.fullmatch(text):
+                raise self._file.corrupt(
+                    "trials/warnings", f"has {text!r} for trial {self.ids[row]}, which are no words"
+                )
+        return warnings
 
     def row(self, trial: str) -> int:
         """The trial's row; a unique beginning of its id will do. KeyError when there is none, or more than one."""
@@ -183,13 +253,13 @@ class Sweep:
 
     def _json_text(self, kind: str, row: int) -> dict[str, Any]:
         if kind not in self._texts:
-            data = self._file.values(f"texts/{kind}/data")
+            data = self._file.numbers(f"texts/{kind}/data", ("u8",))
+            if data.ndim != 1:
+                raise self._file.corrupt(f"texts/{kind}/data", f"has {data.ndim} dimensions where 1 is expected")
             self._texts[kind] = (data, self._file.offsets(f"texts/{kind}/offsets", len(data)))
         data, offsets = self._texts[kind]
-        value = self._file.parse(f"texts/{kind}/data", data[offsets[row] : offsets[row + 1]].tobytes())
-        if not isinstance(value, dict):
-            raise self._file.corrupt(f"texts/{kind}/data", f"holds no JSON object for trial {self.ids[row]}")
-        return value
+        mine = data[offsets[row] : offsets[row + 1]].tobytes()
+        return self._file.parse(f"texts/{kind}/data", mine, f" in row {row}, trial {self.ids[row]}")
 
     # Arrays ----------------------------------------------------------------------------------------------------------
 
@@ -209,7 +279,11 @@ class Sweep:
 
     def counts(self, trial: str, reading: str = "training") -> AnyArray | None:
         """Routing counts of a trial, [evaluations, layers, domains, experts] (token, slot) pairs; None when it has none."""
-        return self.array(trial, f"evaluations/{_prefix(reading)}counts")
+        path = f"evaluations/{_prefix(reading)}counts"
+        counts = self.array(trial, path)
+        if counts is not None and counts.size and counts.min() < 0:
+            raise self._file.corrupt(f"arrays/{path}/data", f"has negative counts for trial {trial}")
+        return counts
 
     def _array(self, path: str) -> Ragged | None:
         if path not in self.array_paths:

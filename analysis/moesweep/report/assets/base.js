@@ -47,6 +47,18 @@ const capital = (s) => s ? s[0].toUpperCase() + s.slice(1) : s;
 const recorded = () => Object.keys(METRICS).filter((id) => D.metrics[own(id)] && unique(rows.filter((r) => isDone(r) && known(metric(own(id), r))).map((r) => metric(own(id), r))).length > 1);
 const words = (s) => s === null || s === undefined ? "" : String(s).replaceAll("micro_batch", "micro-batch").replaceAll("_", " ");
 const label = (row) => words(T.method[row] === "none" ? T.label[row].replace(/^none/, "no balancing") : T.label[row]);
+/** Trials whose validation loss is that of guessing every token alike: the mark ⚠ and these words stand wherever they are shown, alone or in a mean. */
+const GUESSING = "no better than uniform guessing";
+const guesses = (row) => T.warnings[row].split(",").includes("no_better_than_uniform");
+function remark(list) {
+  const count = list.filter(guesses).length;
+  return count === 0 ? "" : count === list.length ? GUESSING : `${count} of ${list.length} ${GUESSING}`;
+}
+const flag = (list) => list.some(guesses) ? " ⚠" : "";
+const noted = (list) => list.some(guesses) ? `\n⚠ ${remark(list)}` : "";
+/** Label of a trial, or of the trials of one setting, with the mark in words. */
+const fullLabel = (list) => label(list[0]) + (list.some(guesses) ? ` · ⚠ ${remark(list)}` : "");
+const explained = (list) => list.some(guesses) ? ` ⚠: ${GUESSING}, the validation loss is at least ln(vocabulary) − 0.01.` : "";
 const isDone = (row) => T.state[row] === "done";
 const stateClass = (s) => s === "done" ? "done" : ["pending", "running", "skipped"].includes(s) ? "wait" : "bad";
 

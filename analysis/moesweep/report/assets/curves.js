@@ -3,7 +3,7 @@
 const withCurve = D.ranking.filter((r) => D.curves[r]);
 const SETTINGS = unique(withCurve.map((r) => T.setting[r])).map((s) => {
   const mine = withCurve.filter((r) => T.setting[r] === s), done = mine.filter(isDone), first = mine[0];
-  return { setting: s, rows: done.length ? done : mine, method: T.method[first], scope: T.scope[first], extra: T.extra[first], scale: T.scale[first], label: label(first) + (FACETS.length > 1 && known(T.scale[first]) ? " · " + times(T.scale[first]) : "") };
+  return { setting: s, rows: done.length ? done : mine, method: T.method[first], scope: T.scope[first], extra: T.extra[first], scale: T.scale[first], label: fullLabel(done.length ? done : mine) + (FACETS.length > 1 && known(T.scale[first]) ? " · " + times(T.scale[first]) : "") };
 });
 function dash(s) { return s.method === "random" ? "5 4" : s.method === "none" ? "1.5 3.5" : DASHES[Math.max(0, D.scopes.indexOf(s.scope)) % 4]; }
 function startChips() {
@@ -41,7 +41,7 @@ function referenceAt(row, x) {
 }
 /** What sets a line apart from the others shown: method, scope, and the size and further axes only where they differ. */
 function lineName(s, shown) {
-  const parts = [words(s.method === "none" ? "no balancing" : s.method)];
+  const parts = [words(s.method === "none" ? "no balancing" : s.method) + (s.rows ? flag(s.rows) : "")];
   if (s.scope) parts.push(words(s.scope));
   for (const axis of EXTRAS) if (unique(shown.map((o) => o.extra[axis])).length > 1) parts.push(s.extra[axis]);
   if (unique(shown.map((o) => o.scale)).length > 1 && known(s.scale)) parts.push(times(s.scale));
@@ -104,7 +104,7 @@ if (withCurve.length) section("curves", "Loss", "Loss curves", null, (body) => {
     chip.append(s.label);
     chip.addEventListener("click", () => { state.chips.has(s.setting) ? state.chips.delete(s.setting) : state.chips.add(s.setting); redraw(); });
   }
-  make(body, "p", { class: "caption" }, `Lines are means over seeds, bands reach from the lowest to the highest seed.${D.bin_steps > 1 ? ` A point of the training curve is the mean of up to ${D.bin_steps} steps.` : ""} The vertical axes leave out the first steps, where the loss falls from its start.`);
+  make(body, "p", { class: "caption" }, `Lines are means over seeds, bands reach from the lowest to the highest seed.${D.bin_steps > 1 ? ` A point of the training curve is the mean of up to ${D.bin_steps} steps.` : ""} The vertical axes leave out the first steps, where the loss falls from its start.${explained(series.flatMap((s) => s.rows))}`);
 });
 
 // ---- what else moves in training -----------------------------------------------------------------------------------
@@ -150,5 +150,5 @@ if (withCurve.some((r) => D.curves[r].series || D.curves[r]["training.series"] |
   }
   draws.forEach((draw) => draw());
   const left = D.series_left_out.map((k) => k.startsWith("losses.") ? words(k.slice(7)) : sayMetric(k));
-  make(body, "p", { class: "caption" }, `The routers chosen above; means over layers, bands over seeds. Load violation is (largest load − mean load) / mean load: 0 is even.${dropping ? "" : " No trial dropped a token."}${left.length ? ` To keep the page small, these are left out for some trials: ${left.join(", ")}; the file has them.` : ""}`);
+  make(body, "p", { class: "caption" }, `The routers chosen above; means over layers, bands over seeds. Load violation is (largest load − mean load) / mean load: 0 is even.${dropping ? "" : " No trial dropped a token."}${left.length ? ` To keep the page small, these are left out for some trials: ${left.join(", ")}; the file has them.` : ""}${explained(series.flatMap((s) => s.rows))}`);
 });

@@ -55,7 +55,7 @@ function heatMap(parent, row, layer, counts, domains, experts, first) {
   make(svg, "line", { x1: left, x2: width, y1: even, y2: even, stroke: "var(--ink)", "stroke-opacity": .65, "stroke-dasharray": "2 3" });
 }
 /** A trial's name for a narrow box: what tells trials of a study apart comes first, further axes last. */
-const rowName = (r) => [words(T.method[r] === "none" ? "no balancing" : T.method[r]), T.scope[r] && words(T.scope[r]), FACETS.length > 1 && known(T.scale[r]) && times(T.scale[r]), T.seed[r] !== null && "seed " + T.seed[r], ...Object.entries(T.extra[r]).map(([axis, v]) => words(axis.split(".").pop()) + " " + v)].filter(Boolean).join(" · ");
+const rowName = (r) => [words(T.method[r] === "none" ? "no balancing" : T.method[r]), T.scope[r] && words(T.scope[r]), FACETS.length > 1 && known(T.scale[r]) && times(T.scale[r]), T.seed[r] !== null && "seed " + T.seed[r], ...Object.entries(T.extra[r]).map(([axis, v]) => words(axis.split(".").pop()) + " " + v)].filter(Boolean).join(" · ") + (guesses(r) ? ` · ⚠ ${GUESSING}` : "");
 const seedFirst = (a, b) => String(T.seed[a]).localeCompare(String(T.seed[b]), undefined, { numeric: true });
 function layerTools(tools, key, layers, id, again) {
   if (layers > 1) choice(tools, "layer", key, [...(layers > 3 ? [["ends", "first and last"]] : []), ["all", "all"], ...[...Array(layers).keys()].map((l) => [l, String(l)])], { id }, again);
@@ -163,7 +163,7 @@ if (heatRows.length) section("load", "Load", "How evenly each router uses its ex
     const boxes = shown.map((r) => {
       const box = make(grid, "div", { class: "panel", "data-load-setting": T.setting[r] }), head = make(box, "h3");
       make(head, "span", { class: "swatch", style: `color:${colour(T.method[r])}` });
-      head.append(lineName({ method: T.method[r], scope: T.scope[r], extra: T.extra[r], scale: T.scale[r] }, shown.map((q) => ({ extra: T.extra[q], scale: T.scale[q] }))) + (T.seed[r] === null ? "" : ` · seed ${T.seed[r]}`));
+      head.append(lineName({ method: T.method[r], scope: T.scope[r], extra: T.extra[r], scale: T.scale[r] }, shown.map((q) => ({ extra: T.extra[q], scale: T.scale[q] }))) + (T.seed[r] === null ? "" : ` · seed ${T.seed[r]}`) + (guesses(r) ? ` · ⚠ ${GUESSING}` : ""));
       const v = metric(own("max_violation"), r);
       const line = make(box, "p", { class: "heat-numbers" });
       if (known(v)) { line.append("load violation "); make(line, "b", {}, short(v, 2)); }

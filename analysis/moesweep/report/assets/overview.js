@@ -27,7 +27,7 @@ function extraTools(body, tools = null) {
 }
 function trialTip(row, title, value, base) {
   const seed = T.seed[row] === null ? "" : ` · seed ${T.seed[row]}`;
-  return `${label(row)}${seed}\n${title} ${short(value, 4)}${base || ""}\ntrial ${T.id[row]}`;
+  return `${label(row)}${seed}${noted([row])}\n${title} ${short(value, 4)}${base || ""}\ntrial ${T.id[row]}`;
 }
 
 const FIGURES = [["purity_expert", "Expert purity", "how far each expert serves one domain"], ["utilisation", "Utilisation", "how evenly experts are used"]];
@@ -63,8 +63,8 @@ function scopePanel(parent, metricName, title, p, named = true) {
     const values = list.map((r) => metric(id, r)), m = mean(values), s = spread(values);
     if (s) make(area.svg, "rect", { x: area.left, width: area.right - area.left, y: area.y(m + s), height: Math.max(.5, area.y(m - s) - area.y(m + s)), fill: colour(method), opacity: .12 });
     make(area.svg, "line", { x1: area.left, x2: area.right, y1: area.y(m), y2: area.y(m), stroke: colour(method), "stroke-width": 1.8, "stroke-dasharray": method === "random" ? "5 4" : method === "none" ? "1.5 3.5" : null, "stroke-linecap": "round", "data-method": method, "data-metric": id, "data-value": m });
-    make(area.svg, "line", { x1: area.left, x2: area.right, y1: area.y(m), y2: area.y(m), stroke: "transparent", "stroke-width": 12, "data-tip": `${name(method)}\n${title} ${short(m, 4)}${s === null ? "" : " ± " + short(s, 4)} (${values.length} ${values.length === 1 ? "seed" : "seeds"})` });
-    labels.push({ y: area.y(m), colour: colour(method), text: say(method) });
+    make(area.svg, "line", { x1: area.left, x2: area.right, y1: area.y(m), y2: area.y(m), stroke: "transparent", "stroke-width": 12, "data-tip": `${name(method)}\n${title} ${short(m, 4)}${s === null ? "" : " ± " + short(s, 4)} (${values.length} ${values.length === 1 ? "seed" : "seeds"})${noted(list)}` });
+    labels.push({ y: area.y(m), colour: colour(method), text: say(method) + flag(list) });
   }
   const even = metricName === "purity_expert" ? chance(p) : null;
   if (even) {
@@ -78,7 +78,7 @@ function scopePanel(parent, metricName, title, p, named = true) {
       const list = chosen(method, p).filter((r) => T.scope[r] === s && known(metric(id, r)));
       if (!list.length) return;
       const values = list.map((r) => metric(id, r)), m = mean(values), sd = spread(values);
-      line.push([x(i) + shift, area.y(m), m, sd, values.length, s]);
+      line.push([x(i) + shift, area.y(m), m, sd, values.length, s, list]);
       list.forEach((r, j) => mark(area.svg, method, x(i) + shift + (list.length < 2 ? 0 : (j / (list.length - 1) - .5) * 16), area.y(values[j]), 3, { fill: colour(method), "fill-opacity": .35, "data-trial": T.id[r], "data-metric": id, "data-value": values[j], "data-tip": trialTip(r, title, values[j]) }));
     });
     if (!line.length) return;
@@ -87,9 +87,9 @@ function scopePanel(parent, metricName, title, p, named = true) {
       const drawn = make(area.svg, "path", { d: `M${a[0]},${a[1]}L${b[0]},${b[1]}`, fill: "none", stroke: colour(method), "stroke-width": skips ? 1.4 : 2.4, "stroke-linecap": "round", "stroke-dasharray": skips ? "2 5" : null });
       area.svg.insertBefore(drawn, area.svg.querySelector("[data-trial]"));
     }
-    for (const [a, b, m, sd, n, s] of line) mark(area.svg, method, a, b, 5.5, { fill: colour(method), stroke: "var(--paper)", "stroke-width": 1.5, "data-method": method, "data-scope": s, "data-metric": id, "data-value": m, "data-tip": `${words(method)} · ${words(s)}\n${title} ${short(m, 4)}${sd === null ? "" : " ± " + short(sd, 4)} (${n} ${n === 1 ? "seed" : "seeds"})` });
+    for (const [a, b, m, sd, n, s, list] of line) mark(area.svg, method, a, b, 5.5, { fill: colour(method), stroke: "var(--paper)", "stroke-width": 1.5, "data-method": method, "data-scope": s, "data-metric": id, "data-value": m, "data-tip": `${words(method)} · ${words(s)}\n${title} ${short(m, 4)}${sd === null ? "" : " ± " + short(sd, 4)} (${n} ${n === 1 ? "seed" : "seeds"})${noted(list)}` });
     const last = line[line.length - 1];
-    labels.push({ y: last[1], colour: colour(method), text: words(method) });
+    labels.push({ y: last[1], colour: colour(method), text: words(method) + flag(line.flatMap((l) => l[6])) });
   });
   if (named) endLabels(area, labels, area.right);
 }
@@ -109,8 +109,8 @@ function settingPanel(parent, metricName, title, p) {
   settings.forEach((setting, i) => {
     const mine = rows.filter((r) => isDone(r) && T.setting[r] === setting && known(metric(id, r)));
     const y = 16 + i * 26, values = mine.map((r) => metric(id, r)), m = mean(values), method = T.method[mine[0]];
-    const text = label(mine[0]), room = Math.floor(left / 7.2);
-    make(svg, "text", { class: "head", x: left - 12, y: y + 4, "text-anchor": "end" }, text.length > room ? text.slice(0, room - 1) + "…" : text);
+    const text = fullLabel(mine), shown = label(mine[0]), room = Math.floor(left / 7.2) - (flag(mine) ? 2 : 0);
+    make(svg, "text", { class: "head", x: left - 12, y: y + 4, "text-anchor": "end" }, (shown.length > room ? shown.slice(0, room - 1) + "…" : shown) + flag(mine));
     make(svg, "line", { x1: x(range[0]), x2: x(m), y1: y, y2: y, stroke: colour(method), "stroke-opacity": .35, "stroke-width": 2 });
     mine.forEach((r, j) => mark(svg, method, x(values[j]), y, 3, { fill: colour(method), "fill-opacity": .35, "data-trial": T.id[r], "data-metric": id, "data-value": values[j], "data-tip": trialTip(r, title, values[j]) }));
     mark(svg, method, x(m), y, 5.5, { fill: colour(method), stroke: "var(--paper)", "stroke-width": 1.5, "data-setting": setting, "data-metric": id, "data-value": m, "data-tip": `${text}\n${title} ${short(m, 4)}${values.length > 1 ? " ± " + short(spread(values), 4) : ""} (${values.length})` });
@@ -135,7 +135,7 @@ if (rows.some(isDone)) section("scope", withScope ? "Scope" : "Settings", withSc
       draws.push(() => (withScope ? scopePanel : settingPanel)(panel, id, title, p, !alike || p === FACETS[FACETS.length - 1]));
     }
     draws.forEach((draw) => draw());
-    make(body, "p", { class: "caption" }, (withScope ? "Small marks are seeds, large ones their mean; a band is the spread over seeds (sample standard deviation). Routers without a scope are lines across; a thin dotted line skips a scope without a result. " : "Small marks are seeds, large ones their mean. ") + "Last evaluation, mean over layers, " + state.reading + " reading.");
+    make(body, "p", { class: "caption" }, (withScope ? "Small marks are seeds, large ones their mean; a band is the spread over seeds (sample standard deviation). Routers without a scope are lines across; a thin dotted line skips a scope without a result. " : "Small marks are seeds, large ones their mean. ") + "Last evaluation, mean over layers, " + state.reading + " reading." + explained(rows.filter(isDone)));
   });
 
 // ---- figure: scope by method ---------------------------------------------------------------------------------------
@@ -143,7 +143,7 @@ function scopeMap(parent, id, p) {
   const key = own(id), scopes = D.scopes.filter((s) => rows.some((r) => isDone(r) && T.scope[r] === s));
   const cellOf = (method, s) => {
     const list = chosen(method, p).filter((r) => (s === null || T.scope[r] === s) && known(metric(key, r))), v = list.map((r) => metric(key, r));
-    return v.length ? { mean: mean(v), spread: spread(v), count: v.length, method, scope: s } : null;
+    return v.length ? { mean: mean(v), spread: spread(v), count: v.length, method, scope: s, list } : null;
   };
   const lines = D.methods.map((m) => SCOPED.includes(m) ? scopes.map((s) => cellOf(m, s)) : [cellOf(m, null)]).map((cells, i) => ({ method: D.methods[i], cells })).filter((l) => l.cells.some(Boolean));
   const all = lines.flatMap((l) => l.cells).filter(Boolean);
@@ -162,8 +162,8 @@ function scopeMap(parent, id, p) {
       const x = left + i * wide, w = cells.length === 1 && !SCOPED.includes(method) ? wide * scopes.length : wide;
       if (!c) { make(svg, "rect", { x: x + 1, y: y + 1, width: w - 2, height: high_ - 2, rx: 4, fill: "var(--paper)", stroke: "var(--faint)", "stroke-opacity": .7, "stroke-dasharray": "3 3", "data-missing": s_(i), "data-tip": `${name(method)} · ${words(s_(i))}\nno finished trial with this number` }); make(svg, "text", { x: x + w / 2, y: y + high_ / 2 + 4.5, "text-anchor": "middle", style: "pointer-events:none" }, "none"); return; }
       const rise = high > low ? Math.max(0, Math.min(1, (c.mean - low) / (high - low))) : 0, bound = method === "reference" && judged !== all, share = bound ? 0 : goal > 0 ? rise : 1 - rise;
-      make(svg, "rect", { x: x + 1, y: y + 1, width: w - 2, height: high_ - 2, rx: 4, fill: bound ? "var(--paper)" : ramp(.06 + .94 * share), stroke: bound ? "var(--line)" : null, "data-share": share, "data-method": method, "data-scope": c.scope, "data-metric": key, "data-value": c.mean, "data-tip": `${name(method)}${c.scope ? " · " + words(c.scope) : ""}\n${sayMetric(id)} ${showMetric(id, c.mean)}${c.spread === null ? "" : " ± " + showMetric(id, c.spread)} (${c.count} ${c.count === 1 ? "seed" : "seeds"})` });
-      make(svg, "text", { x: x + w / 2, y: y + high_ / 2 + 4.5, "text-anchor": "middle", style: `pointer-events:none;font-weight:600;fill:${share > .55 ? "var(--on-strong)" : "var(--ink)"}` }, showMetric(id, c.mean) + (c.spread !== null && w > 124 ? " ± " + (id === "tokens_per_second" ? showMetric(id, c.spread) : fixed(c.spread, METRICS[id][2])) : "") + (c.scope === null && w > 200 ? "  (no scope)" : ""));
+      make(svg, "rect", { x: x + 1, y: y + 1, width: w - 2, height: high_ - 2, rx: 4, fill: bound ? "var(--paper)" : ramp(.06 + .94 * share), stroke: bound ? "var(--line)" : null, "data-share": share, "data-method": method, "data-scope": c.scope, "data-metric": key, "data-value": c.mean, "data-tip": `${name(method)}${c.scope ? " · " + words(c.scope) : ""}\n${sayMetric(id)} ${showMetric(id, c.mean)}${c.spread === null ? "" : " ± " + showMetric(id, c.spread)} (${c.count} ${c.count === 1 ? "seed" : "seeds"})${noted(c.list)}` });
+      make(svg, "text", { x: x + w / 2, y: y + high_ / 2 + 4.5, "text-anchor": "middle", style: `pointer-events:none;font-weight:600;fill:${share > .55 ? "var(--on-strong)" : "var(--ink)"}` }, showMetric(id, c.mean) + (c.spread !== null && w > 124 ? " ± " + (id === "tokens_per_second" ? showMetric(id, c.spread) : fixed(c.spread, METRICS[id][2])) : "") + (c.scope === null && w > 200 ? "  (no scope)" : "") + flag(c.list));
     });
   });
 }
@@ -187,7 +187,7 @@ if (withScope) section("maps", "Map", "Scope by method", null, (body) => {
     return () => scopeMap(panel, id, FACETS.length > 1 ? Number(state.size) : FACETS[0]);
   });
   draws.forEach((draw) => draw());
-  make(body, "p", { class: "caption" }, `Means over seeds ± the spread over seeds. The stronger the colour, the better within a map; the reference router, a bound, has none. Routers without a scope fill a line. Last evaluation, ${state.reading} reading.`);
+  make(body, "p", { class: "caption" }, `Means over seeds ± the spread over seeds. The stronger the colour, the better within a map; the reference router, a bound, has none. Routers without a scope fill a line. Last evaluation, ${state.reading} reading.${explained(rows.filter(isDone))}`);
 });
 
 // ---- figure: effects with intervals --------------------------------------------------------------------------------
@@ -210,12 +210,13 @@ if (KINDS.length) section("effects", "Effects", "What moves the numbers, and how
   mine = mine.slice(0, 48);
   if (!mine.length) { make(body, "p", { class: "empty" }, "No pair of seeds for this choice."); return; }
   const width = Math.max(260, body.clientWidth), narrow = width < 640;
-  const say = (c) => {
+  const says = (c) => {
     const sized = FACETS.length > 1 && known(c.scale) ? " · " + times(c.scale) : "";
     if (c.kind === "axis") return c.axis === "parameters" ? `size ×1 → ${times(Number(c.value) / Number(c.baseline))}` : `${(narrow ? c.axis.split(".").pop() : c.axis)}: ${c.baseline} → ${c.value}`;
     if (c.kind === "method") return name(c.method) + (c.scope ? " · " + words(c.scope) : "") + sized;
     return (narrow ? `${words(c.method)} · ${words(c.scope)}` : `${words(c.method)} · ${words(c.baseline)} → ${words(c.scope)}`) + sized;
   };
+  const say = (c) => says(c) + (c.warned ? " ⚠" : "");
   const row = narrow ? 42 : 28, left = narrow ? 12 : Math.min(width * .4, 24 + Math.max(...mine.map((c) => textWidth(say(c), "13px")))), height = 62 + mine.length * row;
   const numbers = mine.map((c) => c.metrics[key]);
   const ends = numbers.flatMap(([m, l, h, v]) => [0, m, l, h, ...v]).filter(known);
@@ -238,11 +239,11 @@ if (KINDS.length) section("effects", "Effects", "What moves the numbers, and how
     make(svg, "text", { class: "head", x: narrow ? 0 : left - 14, y: narrow ? y - 13 : y + 4, "text-anchor": narrow ? "start" : "end", style: "paint-order:stroke;stroke:var(--paper);stroke-width:4px", "data-tip": shown === text ? null : text }, shown);
     if (known(l)) make(svg, "line", { x1: x(l), x2: x(h), y1: y, y2: y, stroke: tint, "stroke-width": 6, "stroke-opacity": .3, "stroke-linecap": "round" });
     for (const v of values) mark(svg, method, x(v), y, 2.5, { fill: tint, "fill-opacity": .5 });
-    mark(svg, method, x(m), y, 5.5, { fill: tint, stroke: "var(--paper)", "stroke-width": 1.5, "data-effect": c.kind === "axis" ? `${c.axis}/${c.value}` : `${c.method}/${c.scope}`, "data-kind": c.kind, "data-metric": key, "data-value": m, "data-tip": `${say(c)}\n${c.kind === "axis" ? "" : `minus ${c.kind === "method" ? name(c.baseline) : words(c.baseline)}: `}${diff(m)}${known(l) ? ` (${diff(l)} to ${diff(h)})` : ""}${values.length ? `, ${values.length} ${values.length === 1 ? "pair" : "pairs"} of seeds` : c.cells ? `, mean of ${c.cells} ${c.cells === 1 ? "combination" : "combinations"} of the other axes` : ""}` });
+    mark(svg, method, x(m), y, 5.5, { fill: tint, stroke: "var(--paper)", "stroke-width": 1.5, "data-effect": c.kind === "axis" ? `${c.axis}/${c.value}` : `${c.method}/${c.scope}`, "data-kind": c.kind, "data-metric": key, "data-value": m, "data-tip": `${say(c)}\n${c.kind === "axis" ? "" : `minus ${c.kind === "method" ? name(c.baseline) : words(c.baseline)}: `}${diff(m)}${known(l) ? ` (${diff(l)} to ${diff(h)})` : ""}${values.length ? `, ${values.length} ${values.length === 1 ? "pair" : "pairs"} of seeds` : c.cells ? `, mean of ${c.cells} ${c.cells === 1 ? "combination" : "combinations"} of the other axes` : ""}${c.warned ? `\n⚠ ${c.warned} of ${c.trials} trials compared are ${GUESSING}` : ""}` });
     make(svg, "text", { x: narrow ? width : right + 16, y: narrow ? y - 13 : y + 4, "text-anchor": narrow ? "end" : "start" }, own_);
   });
   const what = { scope: "from the smallest scope of the same method", method: `from ${name(mine[0].baseline)}`, axis: "from the axis' first value, among trials alike in all else" }[state.kind];
-  make(body, "p", { class: "caption" }, `Difference in ${sayMetric(id)} ${what}, paired by seed (small marks), with a 95 % bootstrap interval over seeds; with three seeds it is their range. ${capital(state.reading)} reading.${beyond > 0 ? ` ${beyond} more comparisons are in the exported tables.` : ""}`);
+  make(body, "p", { class: "caption" }, `Difference in ${sayMetric(id)} ${what}, paired by seed (small marks), with a 95 % bootstrap interval over seeds; with three seeds it is their range. ${capital(state.reading)} reading.${beyond > 0 ? ` ${beyond} more comparisons are in the exported tables.` : ""}${mine.some((c) => c.warned) ? ` ⚠: trials among them are ${GUESSING}.` : ""}`);
 });
 
 // ---- figure: trade-offs --------------------------------------------------------------------------------------------
@@ -297,14 +298,14 @@ if (DONE_SETTINGS.length > 1 && recorded().length > 1) section("tradeoffs", "Tra
   }
   for (const p of points) {
     const on = best.includes(p);
-    mark(area.svg, p.method, x(p.x), area.y(p.y), on ? 7 : crowd ? 4 : 5.5, { fill: colour(p.method), "fill-opacity": crowd && !on ? .55 : 1, stroke: on ? "var(--ink)" : "var(--paper)", "stroke-width": on ? 2 : 1.2, "data-setting": p.s, "data-front": on ? 1 : null, "data-x": p.x, "data-y": p.y, "data-tip": `${label(p.rows[0])}${FACETS.length > 1 && known(p.scale) ? " · " + times(p.scale) : ""}\n${sayMetric(state.x)} ${showMetric(state.x, p.x)}\n${sayMetric(state.y)} ${showMetric(state.y, p.y)}${on ? "\non the front" : ""}` });
+    mark(area.svg, p.method, x(p.x), area.y(p.y), on ? 7 : crowd ? 4 : 5.5, { fill: colour(p.method), "fill-opacity": crowd && !on ? .55 : 1, stroke: on ? "var(--ink)" : "var(--paper)", "stroke-width": on ? 2 : 1.2, "data-setting": p.s, "data-front": on ? 1 : null, "data-x": p.x, "data-y": p.y, "data-tip": `${fullLabel(p.rows)}${FACETS.length > 1 && known(p.scale) ? " · " + times(p.scale) : ""}\n${sayMetric(state.x)} ${showMetric(state.x, p.x)}\n${sayMetric(state.y)} ${showMetric(state.y, p.y)}${on ? "\non the front" : ""}` });
   }
   const named = unique([...best, ...points.filter((p) => points.length <= 12 || ["reference", "random", "none"].includes(p.method))]).filter((p, i, all) => all.length < 14 || best.includes(p)).slice(0, 14).sort((a, b) => area.y(a.y) - area.y(b.y));
   const boxes = points.map((p) => [x(p.x) - 8, area.y(p.y) - 8, 16, 16]);
   const free_ = (b) => b[0] > area.left && b[0] + b[2] < area.right + 16 && b[1] > area.top - 14 && b[1] + b[3] < area.bottom && !boxes.some((o) => b[0] < o[0] + o[2] && o[0] < b[0] + b[2] && b[1] < o[1] + o[3] && o[1] < b[1] + b[3]);
   const said = new Set();
   for (const p of named) {
-    const text = fit(crowd ? [name(p.method), p.scope && words(p.scope), FACETS.length > 1 && known(p.scale) && times(p.scale)].filter(Boolean).join(" · ") : lineName(p, points), area.width * .4), w = textWidth(text) + 2, px = x(p.x), py = area.y(p.y);
+    const text = fit(crowd ? [name(p.method), p.scope && words(p.scope), FACETS.length > 1 && known(p.scale) && times(p.scale)].filter(Boolean).join(" · ") : lineName(p, points), area.width * .4) + (crowd ? flag(p.rows) : ""), w = textWidth(text) + 2, px = x(p.x), py = area.y(p.y);
     const spot = [[px + 12, py - 8], [px - 12 - w, py - 8], [px - w / 2, py - 25], [px - w / 2, py + 9], [px + 9, py - 22], [px + 9, py + 6], [px - 9 - w, py - 22], [px - 9 - w, py + 6]].find(([a, b]) => free_([a, b, w, 16]));
     if (!spot || said.has(text)) continue;
     said.add(text);
@@ -312,10 +313,10 @@ if (DONE_SETTINGS.length > 1 && recorded().length > 1) section("tradeoffs", "Tra
     make(area.svg, "text", { class: "label", x: spot[0], y: spot[1] + 12.5, style: `fill:${colour(p.method)}` }, text);
   }
   const wins = D.front.settings.map((s) => rows.find((r) => isDone(r) && T.setting[r] === s)).filter((r) => r !== undefined);
-  make(body, "p", { class: "caption" }, `Marks are means over seeds${crowd ? "" : ", bars the spread over seeds"}. Ringed: no other router is as good in both and better in one; the reference router, which is told the domain, is left out. ${capital(state.reading)} reading.`);
+  make(body, "p", { class: "caption" }, `Marks are means over seeds${crowd ? "" : ", bars the spread over seeds"}. Ringed: no other router is as good in both and better in one; the reference router, which is told the domain, is left out. ${capital(state.reading)} reading.${explained(points.flatMap((p) => p.rows))}`);
   if (wins.length && D.front.objectives.length > 2) {
     const p = make(body, "p", { class: "caption", id: "front" }, `Beaten by none in ${D.front.objectives.map((m) => m === "greedy.loss" ? "greedy loss" : sayMetric(m)).join(", ").replace(/, ([^,]*)$/, " and $1")} at once: `);
     make(p, "b", { "data-front": D.front.settings.join(" ") }, `${wins.length} of ${DONE_SETTINGS.length} settings`);
-    p.append(" – " + wins.slice(0, 5).map((r) => label(r) + (FACETS.length > 1 && known(T.scale[r]) ? " · " + times(T.scale[r]) : "")).join("; ") + (wins.length > 5 ? `; and ${wins.length - 5} more.` : "."));
+    p.append(" – " + wins.slice(0, 5).map((r) => fullLabel(rows.filter((q) => isDone(q) && T.setting[q] === T.setting[r])) + (FACETS.length > 1 && known(T.scale[r]) ? " · " + times(T.scale[r]) : "")).join("; ") + (wins.length > 5 ? `; and ${wins.length - 5} more.` : "."));
   }
 });

@@ -15,11 +15,12 @@ function columns() {
   add(D.metrics["gap_to_reference.greedy.loss"] ? "gap_to_reference.greedy.loss" : "gap_to_reference.loss", "gap in loss", "to reference", 4);
   add(gap("purity_expert"), "gap in purity", "to reference", 3);
   add("tokens_per_second", "speed", "tokens/s", 0);
+  if (rows.some(guesses)) list.push({ key: "warning", head: "warning", text: (r) => remark([r]) });
   if (!rows.every(isDone)) list.push({ key: "state", head: "state", text: (r) => words(T.state[r]), perTrial: true });
   list.push({ key: "id", head: "trial", text: (r) => T.id[r], perTrial: true });
   return list;
 }
-const haystack = rows.map((r) => [T.label[r], label(r), T.id[r], T.state[r], T.reason[r], T.seed[r] === null ? "" : "seed=" + T.seed[r], ...Object.entries(D.axes).map(([axis, v]) => `${axis}=${v[r]}`)].join(" ").toLowerCase());
+const haystack = rows.map((r) => [T.label[r], label(r), T.id[r], T.state[r], T.reason[r], remark([r]), T.seed[r] === null ? "" : "seed=" + T.seed[r], ...Object.entries(D.axes).map(([axis, v]) => `${axis}=${v[r]}`)].join(" ").toLowerCase());
 if (N) section("ranking", "Ranking", "Trials, ranked by greedy loss",
   "Loss is in nats per token over all domains of the validation set. Gaps are above 0 where a trial is worse than the reference router of equal other settings and seed. Click a column to sort, a trial (or press Enter on it) for its settings and the command that reproduces it.",
   (body) => {
@@ -70,7 +71,8 @@ if (N) section("ranking", "Ranking", "Trials, ranked by greedy loss",
         make(line, "td", { class: "number" }, state.means ? i + 1 : isDone(first) ? rank.get(first) + 1 : "");
         for (const c of list) {
           const cell = make(line, "td", { class: c.number ? "number" : null });
-          if (c.key === "label") { cell.className = "router"; cell.title = c.text(first); make(cell, "span", { class: "swatch", style: `color:${colour(T.method[first])}` }); cell.append(c.text(first)); if (metric("causal", first) === 0) make(cell, "span", { class: "tag", "data-tip": "In training a token's routing can depend on later tokens: its training reading sees the future." }, "not causal"); continue; }
+          if (c.key === "label") { cell.className = "router"; cell.title = fullLabel(item.rows); make(cell, "span", { class: "swatch", style: `color:${colour(T.method[first])}` }); cell.append(c.text(first)); if (metric("causal", first) === 0) make(cell, "span", { class: "tag", "data-tip": "In training a token's routing can depend on later tokens: its training reading sees the future." }, "not causal"); continue; }
+          if (c.key === "warning") { if (item.rows.some(guesses)) make(cell, "span", { class: "state bad", "data-warning": remark(item.rows) }, "⚠ " + remark(item.rows)); continue; }
           if (c.key === "state") { make(cell, "span", { class: "state " + stateClass(T.state[first]) }, c.text(first)); continue; }
           if (c.key === "id") { make(cell, "code", {}, c.text(first).slice(0, 8)); continue; }
           if (!c.metric) { cell.textContent = c.text(first); continue; }
@@ -92,6 +94,7 @@ if (N) section("ranking", "Ranking", "Trials, ranked by greedy loss",
           const put = (k, v) => { make(dl, "dt", {}, k); return make(dl, "dd", {}, v); };
           for (const r of item.rows) {
             put("trial", `${T.id[r]} · ${words(T.state[r])}${T.reason[r] ? ": " + T.reason[r] : ""}`);
+            if (guesses(r)) put("warning", `${GUESSING}: its validation loss is at least ln(vocabulary) − 0.01`);
             if (T.command[r]) {
               const dd = put("reproduce", "");
               make(dd, "code", {}, T.command[r]);

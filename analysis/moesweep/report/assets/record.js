@@ -43,7 +43,7 @@ section("provenance", "Provenance", "Provenance", "Each trial runs again, alone,
     const tbody = make(make(make(details, "div", { class: "scroll", style: "margin-top:8px" }), "table", { id: "commands" }), "tbody");
     for (const r of commands) {
       const line = make(tbody, "tr", { "data-trial": T.id[r] });
-      make(line, "td", {}, label(r) + (T.seed[r] === null ? "" : " · seed " + T.seed[r]));
+      make(line, "td", {}, label(r) + (T.seed[r] === null ? "" : " · seed " + T.seed[r]) + (guesses(r) ? ` · ⚠ ${GUESSING}` : ""));
       const cell = make(line, "td", { class: "wrap" });
       make(cell, "code", {}, T.command[r]);
       copyButton(cell, T.command[r]);
@@ -63,6 +63,7 @@ section("terms", "Terms", "What the numbers mean", null, (body) => {
     ["expert entropy", "entropy of the experts' shares of the load over that of an even one; 1 when all carry the same."],
     ["drop rate", "share of the (token, slot) pairs that a capacity dropped."],
     ["not causal", "in training a token's routing can depend on later tokens, so that the training reading sees the future; the greedy one does not."],
+    ["no better than uniform guessing", "the validation loss is at least ln V − 0.01, V the number of tokens of the vocabulary: that of giving every token the same probability. The trial learned nothing, whatever its other numbers are."],
     ["training reading", "metrics with the routing in force in training, its balancing included."],
     ["greedy reading", "metrics with what inference does, which sees no other tokens; trials are ranked by it."],
     ["spread", "sample standard deviation over seeds."],
