@@ -415,10 +415,12 @@ class Running(Case):
     def test_local_script_runs_a_sweep_to_its_aggregate(self):
         script = pathlib.Path(__file__).resolve().parents[2] / "jobs/local.sh"
         command = ["bash", script, "smoke", "--ranks", "2", "train.steps=2", "train.warmup_steps=1"]
+        (self.folder / "json.py").write_text("open('OWNED', 'w')\nraise SystemExit('not a module of this folder')\n")
         for _ in range(2):
             done = subprocess.run(command, cwd=self.folder, check=False, capture_output=True, text=True, timeout=200)
             self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
             self.assertIn("runs/smoke/sweep.h5: sound", done.stdout)
+            self.assertFalse((self.folder / "OWNED").exists(), "a json.py of the person's folder was run")
         self.assertIn("nothing to do", done.stderr)
         broken = subprocess.run([*command[:3], "train.stesp=1"], cwd=self.folder, check=False, capture_output=True, text=True, timeout=60)
         self.assertEqual(broken.returncode, 3, broken.stderr)
