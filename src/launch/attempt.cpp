@@ -266,6 +266,8 @@ Ending attempt_trial(const std::string& id, const train::TrialConfig& config, co
   std::optional<Error> of_files;
   std::optional<WatchedSource> watched;
   const fs::path checkpoint = folder / "checkpoint.h5";
+  std::error_code none;
+  const bool goes_on = fs::exists(fs::symlink_status(checkpoint, none));  // from it: the first to use it reads it
   // The same on every rank: a failure that all know of, before the first step or evaluation.
   bool may_have_begun = true;
   const auto has_begun = [&] { return gang.maximum(observer && observer->began() ? 1 : 0, "look for the start of the trial") != 0; };
@@ -319,7 +321,7 @@ Ending attempt_trial(const std::string& id, const train::TrialConfig& config, co
       const bool of_io = known != nullptr && known->kind() == ErrorKind::io;
       const bool of_data = of_io && (!watched || watched->threw(known->where()));
       if (of_io && (gang.size() == 1 || agreed)) {
-        const bool of_checkpoint = !may_have_begun && known->where() == checkpoint.string();
+        const bool of_checkpoint = goes_on && !may_have_begun && known->where() == checkpoint.string();
         if (gang.maximum(of_data || of_checkpoint ? 1 : 0, "whose failure it is") != 0) {
           of_files.reset();
           ending.state = kUnreadable;

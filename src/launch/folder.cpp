@@ -181,6 +181,7 @@ SweepPlan plan_of(const JsonView& view) {
     trial.id = std::move(id);
     trial.data_digest = entry["data_digest"].text();
     trial.removed = removed_in(entry);
+    if (const auto steps = entry.find("steps")) (void)steps->integer(0, kMostCount);
     if (const auto layouts = entry.find("earlier_layouts")) {
       for (const JsonView& layout : layouts->elements()) trial.earlier_layouts.push_back(layout.object());
     }

@@ -783,6 +783,115 @@ class Faults(Case):
         self.call("retry", "nowhere", code=4)
 
 
+class Trust(Case):
+    """A sweep folder into which others wrote, or of which a file cannot be read just now."""
+
+    ONE = ["run", "smoke", "train.steps=4", "evaluation.every_steps=4"]
+
+    def sweep(self, *more, code=0, **options):
+        return self.call(*self.ONE, *more, code=code, **options)
+
+    def setUp(self):
+        super().setUp()
+        self.sweep()
+        self.runs = self.folder / "runs/smoke"
+        self.trials = sorted(file.parent for file in self.runs.glob("trials/*/*/trial.h5"))
+        self.assertGreaterEqual(len(self.trials), 1)
+
+    def test_an_unreadable_file_is_left_alone_and_the_run_ends_with_4(self):
+        victim = self.trials[0] / "trial.h5"
+        whole = victim.read_bytes()
+        victim.unlink()
+        victim.symlink_to("trial.h5")  # to itself: nobody can open it
+        journal = self.journal(self.runs)
+        out, err = self.sweep(code=4)
+        self.assertIn("1 unreadable", out)
+        self.assertIn("moesweep: io error: 1 trial was left alone", err)
+        self.assertIn(f"{victim.relative_to(self.folder)}: ", err)
+        self.assertTrue(victim.is_symlink())
+        self.assertEqual(self.journal(self.runs), journal)
+        # Others run: a trial that is added ends well.
+        out, err = self.sweep("seed=[1,2]", code=4)
+        self.assertIn("1 unreadable", out)
+        self.assertEqual(len(list(self.runs.glob("trials/*/*/trial.h5"))), 2 * len(self.trials))
+        states = json.loads(self.call("status", self.runs, "--json", code=1)[0])["states"]
+        self.assertEqual(states, {"done": 2 * len(self.trials) - 1, "unreadable": 1})
+        self.assertIn("unreadable", self.call("status", self.runs, code=1)[0])
+        self.assertIn(str(victim.relative_to(self.folder)), self.call("aggregate", "runs/smoke", code=4)[1])
+        self.assertFalse((self.runs / "sweep.h5").exists())
+        victim.unlink()
+        victim.write_bytes(whole)
+        self.sweep("seed=[1,2]")
+        self.assertEqual(victim.read_bytes(), whole)
+
+    def test_on_two_ranks_too(self):
+        victim = self.trials[0] / "trial.h5"
+        victim.unlink()
+        victim.symlink_to("trial.h5")
+        err = self.sweep("seed=[1,2,3]", ranks=2, code=4)[1]
+        self.assertEqual(err.count("moesweep: io error"), 1)
+        self.assertTrue(victim.is_symlink())
+
+    def test_a_damaged_file_is_kept_and_the_trial_runs_again(self):
+        victim = self.trials[0] / "trial.h5"
+        victim.write_bytes(b"torn")
+        self.sweep()
+        self.assertEqual((self.trials[0] / "trial.h5.damaged").read_bytes(), b"torn")
+        self.call("verify", victim)
+
+    def test_lines_and_files_of_others_in_the_journal_are_listed(self):
+        trial = self.trials[0].name
+        lines = [{"event": "started", "trial": trial, "attempt": 2, "owner": {"process": "x"}},
+                 {"event": "ended", "trial": trial, "attempt": 2147483648, "state": "preempted"},
+                 {"event": "ended", "trial": trial, "attempt": "many", "state": "preempted"}]
+        (self.runs / "journal/foreign.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + "x\n" * 5)
+        os.mkfifo(self.runs / "journal/pipe.jsonl")
+        (self.runs / "journal/zero.jsonl").symlink_to("/dev/zero")
+        text = self.call("status", "runs/smoke")[0]
+        self.assertIn("journal: 10 problems", text)
+        self.assertIn("foreign.jsonl:1: ", text)
+        self.assertIn("and 5 more: --json lists them", text)
+        told = json.loads(self.call("status", "runs/smoke", "--json")[0])
+        self.assertEqual(len(told["problems"]), 10)
+        self.assertEqual(told["states"], {"done": len(self.trials)})
+        self.assertIn("journal: ", self.sweep()[1])
+        self.call("aggregate", "runs/smoke")
+
+    def test_attempts_made_by_hand_hide_nothing(self):
+        for name in ["attempt-2147483647", "attempt-999999999999"]:
+            (self.trials[0] / name).mkdir()
+        before = (self.trials[0] / "trial.h5").read_bytes()
+        self.assertIn("nothing to do", self.sweep()[1])
+        self.assertEqual((self.trials[0] / "trial.h5").read_bytes(), before)
+
+    def test_a_plan_whose_ids_leave_the_folder_renames_nothing(self):
+        outside = self.folder / "outside"
+        outside.mkdir()
+        (outside / "trial.h5").write_text("precious")
+        plan = json.loads((self.runs / "plan.json").read_text())
+        plan["trials"][0]["id"] = "../../../../outside"
+        (self.runs / "plan.json").write_text(json.dumps(plan))
+        (self.runs / "trials/..").mkdir(exist_ok=True)
+        (self.runs / "journal/foreign.jsonl").write_text(
+            json.dumps({"event": "ended", "trial": "../../../../outside", "attempt": 1, "state": "diverged"}) + "\n")
+        for arguments in [["retry", "runs/smoke", "--state", "diverged"], ["status", "runs/smoke"], ["aggregate", "runs/smoke"]]:
+            self.assertIn("runs/smoke/plan.json: trials[0].id: expected the 16 hexadecimal digits of a trial", self.call(*arguments, code=5)[1])
+        self.assertEqual((outside / "trial.h5").read_text(), "precious")
+
+    def test_no_better_than_uniform_is_said_wherever_the_trial_is_shown(self):
+        out, err = self.call("run", "smoke", "train.steps=2", "evaluation.every_steps=2", "train.learning_rate=1e-9", "--out", "runs/idle")
+        self.assertIn("warning: no_better_than_uniform", err)
+        self.assertIn("no_better_than_uniform", self.call("status", "runs/idle")[0])
+        told = json.loads(self.call("status", "runs/idle", "--json")[0])
+        self.assertEqual({tuple(trial["warnings"]) for trial in told["trials"]}, {("no_better_than_uniform",)})
+        self.call("aggregate", "runs/idle")
+        rows = json.loads(self.call("results", "runs/idle/sweep.h5")[0])
+        self.assertEqual({tuple(row["warnings"]) for row in rows}, {("no_better_than_uniform",)})
+        self.call("aggregate", "runs/smoke")
+        for row in json.loads(self.call("results", "runs/smoke/sweep.h5")[0]):
+            self.assertIsInstance(row["warnings"], list)
+
+
 class Aggregating(Case):
     def test_any_number_of_ranks_gives_the_same_digest(self):
         self.call("run", "smoke", "train.steps=2", ranks=2)
