@@ -327,8 +327,8 @@ class Data(Case):
         config = next(self.folder.glob("runs/tiny/trials/*/*/config.yaml"))
         self.call("run", "sweep.yaml", "--out", "runs/believed")
         self.expect_refusal(path, "run", "sweep.yaml", "--out", "runs/verified", "--verify-data")
-        _, err = self.call("train", config, "--out", "runs/one", "--verify-data", code=1)
-        self.assertIn("has another digest than the manifest says", err)
+        out, _ = self.call("train", config, "--out", "runs/one", "--verify-data", code=1)
+        self.assertIn("has another digest than the manifest says", json.loads(out)["reason"])
 
     def test_a_manifest_with_an_impossible_number_is_corrupt(self):
         manifest = json.loads((self.store / "manifest.json").read_text())
