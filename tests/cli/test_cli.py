@@ -1,4 +1,5 @@
 """The program `moesweep` and jobs/local.sh from the outside: every subcommand, exit codes, messages, resume after SIGKILL."""
+import hashlib
 import json
 import os
 import pathlib
@@ -261,6 +262,91 @@ class Errors(Case):
             done = subprocess.run([PROGRAM, "plan", "smoke"], check=False, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
         self.assertEqual(done.returncode, 4)
         self.assertIn("standard output", done.stderr)
+
+
+class Data(Case):
+    """A token store of two domains: it is trained on only as its manifest says it is."""
+
+    def setUp(self):
+        super().setUp()
+        self.store = self.folder / "data/tiny"
+        self.store.mkdir(parents=True)
+        splits = []
+        for domain, low in (("digits", 48), ("letters", 97)):
+            for split, count in (("train", 6000), ("validation", 3000)):
+                tokens = bytes(byte for i in range(count) for byte in (low + i * i % 7, 0))
+                name = f"{domain}.{split}.u16"
+                (self.store / name).write_bytes(tokens)
+                splits.append({"domain": domain, "split": split, "file": name, "encoding": "raw", "dtype": "u16", "offset_bytes": 0, "first": 0,
+                               "tokens": count, "documents": 1, "text_bytes": count, "sha256": hashlib.sha256(tokens).hexdigest()})
+        manifest = {"format": "moesweep-tokens", "version": 1, "domains": ["digits", "letters"], "sources": ["d.txt", "l.txt"],
+                    "tokenizer": {"name": "bytes", "file": None, "sha256": None, "pieces": 256, "end_of_document": 0}, "vocabulary": 256,
+                    "validation_share": 0.05, "splits": splits}
+        (self.store / "manifest.json").write_text(json.dumps(manifest))
+        (self.folder / "tiny.yaml").write_text(
+            "kind: store\nstore: tiny\ndomains: [digits, letters]\nsources: [d.txt, l.txt]\ntokenizer: bytes\nvocabulary: 256\nsequence_length: 64\n"
+        )
+        (self.folder / "sweep.yaml").write_text(
+            "sweep: tiny\nbase: models/testbed-tiny.yaml\ndata: tiny.yaml\nmodel: {width: 32, heads: 2, expert_width: 16}\n"
+            "train: {steps: 2, batch_sequences: 16, micro_batch_sequences: 2, warmup_steps: 1}\nevaluation: {every_steps: 2, tokens: 1024}\n"
+            "points: [{routing: routers/reference.yaml}]\n"
+        )
+        self.before = {name: os.environ.get(name) for name in ("MOESWEEP_DATA", "XDG_CACHE_HOME")}
+        os.environ["MOESWEEP_DATA"] = str(self.folder / "data")
+        os.environ["XDG_CACHE_HOME"] = str(self.folder / "cache")
+
+    def tearDown(self):
+        for name, value in self.before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+        super().tearDown()
+
+    def change(self):
+        path = self.store / "digits.train.u16"
+        tokens = bytearray(path.read_bytes())
+        tokens[100] ^= 1  # still a token of the vocabulary
+        path.write_bytes(tokens)
+        return path
+
+    def expect_refusal(self, path, *arguments, **options):
+        _, err = self.call(*arguments, code=5, **options)
+        self.assertIn(str(path), err)
+        self.assertIn("has another digest than the manifest says", err)
+        self.assertIn("moesweep-data verify", err)
+
+    def test_tokens_that_changed_after_the_build_are_not_trained_on(self):
+        path = self.change()
+        self.expect_refusal(path, "run", "sweep.yaml")
+        self.expect_refusal(path, "run", "sweep.yaml", ranks=2)
+        self.assertFalse(list(self.folder.glob("runs/tiny/trials/*/*")))
+
+    def test_digests_are_remembered_unless_asked_for(self):
+        time.sleep(2.2)  # what changed less than 2 s ago is not remembered
+        out, _ = self.call("run", "sweep.yaml", ranks=2)
+        self.assertIn("1 done", out)
+        (cache,) = (self.folder / "cache/moesweep").glob("digests-*.json")
+        remembered = json.loads(cache.read_text())
+        self.assertEqual(len(remembered["files"]), 4)
+        path = self.change()
+        state = path.stat()
+        entry = remembered["files"][path.name]
+        for key, time_ns in (("modified", state.st_mtime_ns), ("changed", state.st_ctime_ns)):
+            entry[key] = list(divmod(time_ns, 10**9))
+        cache.write_text(json.dumps(remembered))
+        config = next(self.folder.glob("runs/tiny/trials/*/*/config.yaml"))
+        self.call("run", "sweep.yaml", "--out", "runs/believed")
+        self.expect_refusal(path, "run", "sweep.yaml", "--out", "runs/verified", "--verify-data")
+        out, _ = self.call("train", config, "--out", "runs/one", "--verify-data", code=1)
+        self.assertIn("has another digest than the manifest says", json.loads(out)["reason"])
+
+    def test_a_manifest_with_an_impossible_number_is_corrupt(self):
+        manifest = json.loads((self.store / "manifest.json").read_text())
+        manifest["splits"][1]["text_bytes"] = -7
+        (self.store / "manifest.json").write_text(json.dumps(manifest))
+        _, err = self.call("run", "sweep.yaml", code=5)
+        self.assertIn(str(self.store / "manifest.json"), err)
+        self.assertIn("splits[1].text_bytes: expected an integer from 0 to", err)
 
 
 class Running(Case):

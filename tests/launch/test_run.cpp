@@ -332,6 +332,37 @@ TEST_F(Run, DamagedCheckpointIsSetAsideAndTheTrialStartsAfresh) {
   done_looking();
 }
 
+TEST_F(Run, ARankThatOpensItsDataForLongHoldsTheOthersBackNoLongerThanThat) {
+  auto sweep = sweep_of(2, {world.size()});
+  for (spec::Trial& trial : sweep.trials) trial.config.comm.timeout_seconds = 1;
+  Runner runner = fake_runner(marks, [](const auto&, const auto& gang, const auto&, auto&) { gang.sum(1, "a step"); });
+  if (world.rank() != 0)
+    runner.open_data = [](const data::DataConfig&) {
+      std::this_thread::sleep_for(std::chrono::seconds(3));
+      return std::make_unique<FakeSource>("d1");
+    };
+  const Outcome outcome = run(sweep, runner);
+  EXPECT_EQ(outcome.states, (std::map<std::string, std::int64_t>{{"done", 2}}));
+  done_looking();
+}
+
+TEST_F(Run, DataThatOneRankCannotOpenFailsTheTrialAlone) {
+  if (world.size() == 1) GTEST_SKIP() << "needs a rank that does not lead";
+  auto sweep = sweep_of(2, {world.size()});
+  sweep.trials[1].config.data.domains = {"other"};
+  sweep.trials[1].id = train::id_of(sweep.trials[1].config);
+  Runner runner = fake_runner(marks, [](const auto&, const auto& gang, const auto&, auto&) { gang.sum(1, "a step"); });
+  if (world.rank() != 0)
+    runner.open_data = [](const data::DataConfig& config) {
+      if (config.domains.front() == "other") throw Error(ErrorKind::corrupt, "has another digest than the manifest says", "a.u16");
+      return std::make_unique<FakeSource>("d1");
+    };
+  const Outcome outcome = run(sweep, runner);
+  EXPECT_EQ(outcome.states, (std::map<std::string, std::int64_t>{{"done", 1}, {"failed", 1}}));
+  EXPECT_NE(states()[sweep.trials[1].id].reason.find("has another digest than the manifest says"), std::string::npos);
+  done_looking();
+}
+
 TEST_F(Run, GangsHaveTheRanksOfTheirTrialAndTooLargeOnesAreSkippedWithAReason) {
   const auto sweep = sweep_of(8, {1, 2});
   std::atomic<int> wrong{0};
