@@ -414,7 +414,7 @@ enum class Trouble { none, exception, memory } trouble = Trouble::none;
 class Nothing final : public routing::Selection {
  public:
   routing::Slots choose(const routing::PassView& pass, const at::Tensor& keys) const override {
-    return routing::slots_of(keys.topk(pass.config->top_k, 1).operator[](1), pass.tokens().mask);
+    return routing::slots_of(std::get<1>(keys.topk(pass.config->top_k, 1)), pass.tokens().mask);
   }
 };
 
