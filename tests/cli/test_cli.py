@@ -899,7 +899,7 @@ class Trust(Case):
         # Others run: a trial that is added ends well.
         out, err = self.sweep("seed=[1,2]", code=4)
         self.assertIn("1 unreadable", out)
-        self.assertEqual(len(list(self.runs.glob("trials/*/*/trial.h5"))), 2 * len(self.trials))
+        self.assertEqual(len(list(self.runs.glob("trials/*/*/config.yaml"))), 2 * len(self.trials))
         states = json.loads(self.call("status", self.runs, "--json", code=1)[0])["states"]
         self.assertEqual(states, {"done": 2 * len(self.trials) - 1, "unreadable": 1})
         self.assertIn("unreadable", self.call("status", self.runs, code=1)[0])
