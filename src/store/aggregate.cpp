@@ -46,7 +46,7 @@ struct Joined {
 /// What is kept of a row until the columns are written.
 struct KeptRow {
   std::size_t trial;
-  std::string state, reason, digest;
+  std::string state, reason, warnings, digest;
   bool whole;  ///< the aggregate gives back all that the trial's file holds, but what stays with the trial
   std::map<std::string, std::string> axes;
   std::vector<std::pair<std::uint32_t, double>> metrics;  ///< by the number of the name
@@ -125,6 +125,13 @@ class Writer {
     buffers_.clear();
   }
 
+  /// Whether the file still has the length that it was published with: the journal, not the file, says which digest it has.
+  static bool is_as_published(const SweepTrial& trial) {
+    std::error_code failure;
+    const auto bytes = std::filesystem::file_size(trial.file, failure);
+    return !failure && trial.published.bytes >= 0 && bytes == static_cast<std::uintmax_t>(trial.published.bytes);
+  }
+
   void read(std::int64_t first, std::int64_t end) {
     records_.clear();
     digests_.clear();
@@ -135,9 +142,11 @@ class Writer {
       digests_.emplace_back();
       kept.emplace_back();
       if (trial.file.empty()) continue;
-      if (earlier_) kept.back() = earlier_->find(trial.id, digests_.back() = claimed_digest(trial.file));
+      if (earlier_ && is_as_published(trial)) kept.back() = earlier_->find(trial.id, digests_.back() = trial.published.digest);
       if (kept.back()) continue;
-      records_.back() = reader_.read(trial.file, &digests_.back());
+      Published found;
+      records_.back() = reader_.read(trial.file, trial.published, &found);
+      digests_.back() = found.digest;
       ++files_read_;
       if (records_.back()->id != trial.id)
         throw Error(ErrorKind::corrupt, "it holds the trial " + records_.back()->id + ", not " + trial.id, trial.file.string(),
@@ -160,7 +169,14 @@ class Writer {
     for (std::size_t k = 0; k < records_.size(); ++k) {
       const auto i = static_cast<std::size_t>(first) + k;
       SweepRow row = source_.row(i, records_[k] ? &*records_[k] : nullptr);
-      KeptRow mine{i, shortened(row.state, kTextBytes), shortened(row.reason, kTextBytes), digests_[k], true, std::move(row.axes), {}};
+      KeptRow mine{i,
+                   shortened(row.state, kTextBytes),
+                   shortened(row.reason, kTextBytes),
+                   shortened(row.warnings, kTextBytes),
+                   digests_[k],
+                   true,
+                   std::move(row.axes),
+                   {}};
       mine.whole = row.reason.size() <= kTextBytes;
       for (const auto& [name, value] : row.metrics) mine.metrics.emplace_back(number_of(name), value);
       rows_.push_back(std::move(mine));
@@ -361,12 +377,13 @@ class Writer {
 
   void write_columns() {
     // What columns there are, and how wide: the union over the ranks.
-    Json mine = {{"axes", Json::object()}, {"metrics", Json::array()}, {"state", 1}, {"reason", 1}, {"id", 1}, {"digest", 1}};
+    Json mine = {{"axes", Json::object()}, {"metrics", Json::array()}, {"state", 1}, {"reason", 1}, {"warnings", 1}, {"id", 1}, {"digest", 1}};
     const auto widen = [](Json& width, const std::string& text) { width = std::max(width.get<std::size_t>(), text.size()); };
     for (const auto& row : rows_) {
       widen(mine["id"], source_.trials[row.trial].id);
       widen(mine["state"], row.state);
       widen(mine["reason"], row.reason);
+      widen(mine["warnings"], row.warnings);
       widen(mine["digest"], row.digest);
       for (const auto& [axis, text] : row.axes) {
         Json& width = mine["axes"][axis];
@@ -379,7 +396,7 @@ class Writer {
     std::set<std::string> metrics;
     for (const auto& text : communicator_.all_gather(mine.dump(-1, ' ', false, Json::error_handler_t::replace), "columns of an aggregate")) {
       const Json theirs = Json::parse(text);
-      for (const char* name : {"id", "state", "reason", "digest"}) widths[name] = std::max(widths[name], theirs[name].get<std::size_t>());
+      for (const char* name : {"id", "state", "reason", "warnings", "digest"}) widths[name] = std::max(widths[name], theirs[name].get<std::size_t>());
       for (const auto& [axis, width] : theirs["axes"].items()) axes[axis] = std::max(axes[axis], width.get<std::size_t>());
       for (const auto& name : theirs["metrics"]) metrics.insert(name.get<std::string>());
     }
@@ -405,6 +422,8 @@ class Writer {
     texts("trials/state", widths["state"], "how the trial ended, or where it stands",
           [](const KeptRow& row) -> const std::string& { return row.state; });
     texts("trials/reason", widths["reason"], "why the state is not `done`", [](const KeptRow& row) -> const std::string& { return row.reason; });
+    texts("trials/warnings", widths["warnings"], "words separated by commas; no_better_than_uniform: the validation loss is at least ln V - 0.01",
+          [](const KeptRow& row) -> const std::string& { return row.warnings; });
     texts("trials/digest", widths["digest"], "digest of the trial's file; empty where it left none",
           [](const KeptRow& row) -> const std::string& { return row.digest; });
     write_column(column("trials/whole", DType::u8, count_, "1", "1: the row gives back the trial's file exactly, but its config and assignments"),
@@ -461,7 +480,7 @@ std::string summary_of(const SweepHeader& header, const std::vector<SweepRow>& r
   for (const auto& row : rows) {
     Json metrics = Json::object();
     for (const auto& [name, value] : row.metrics) metrics[name] = std::isnan(value) ? Json("nan") : Json(value);
-    all.push_back({row.id, row.state, row.reason, row.axes, metrics, row.config, row.provenance});
+    all.push_back({row.id, row.state, row.reason, row.warnings, row.axes, metrics, row.config, row.provenance});
   }
   return all.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
@@ -478,7 +497,7 @@ SweepMaking write_sweep(const comm::Communicator& communicator, const std::files
       "rows of an aggregate");
   Sha256 hash;
   for (const auto* text : {&header.name, &header.resolved, &header.provenance}) hash.add(sha256_hex(*text));
-  for (const auto& trial : source.trials) hash.add(trial.id).add("\n").add(trial.file.string()).add("\n");
+  for (const auto& trial : source.trials) hash.add(trial.id).add("\n").add(trial.file.string()).add("\n").add(trial.published.sha256).add("\n");
   require_same(communicator, hash.hex(), "the rows of an aggregate");
   SweepMaking making;
   std::string refused;
@@ -501,7 +520,7 @@ SweepMaking write_sweep(const comm::Communicator& communicator, const std::files
                         const std::vector<SweepRow>& rows, const std::filesystem::path& earlier) {
   require_same(communicator, summary_of(header, rows), "the rows of an aggregate");
   SweepSource source;
-  for (const auto& row : rows) source.trials.push_back({row.id, row.trial_file});
+  for (const auto& row : rows) source.trials.push_back({row.id, row.trial_file, row.published});
   source.row = [&rows](std::size_t i, const TrialRecord*) { return rows[i]; };
   return write_sweep(communicator, path, header, source, earlier);
 }

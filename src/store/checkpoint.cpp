@@ -6,6 +6,7 @@
 
 #include "collective.hpp"
 #include "layout.hpp"
+#include "moesweep/core/checked.hpp"
 #include "trial.hpp"
 
 namespace moesweep::store {
@@ -28,7 +29,7 @@ void check_pieces(const comm::Communicator& communicator, const std::vector<Piec
           for (const auto dimension : piece.shape) all += "," + std::to_string(dimension);
           all += "\n";
           MOESWEEP_ASSERT(
-              piece.first >= 0 && piece.count >= 0 && piece.first + piece.count <= product(piece.shape) && (piece.count == 0 || piece.data),
+              piece.first >= 0 && piece.count >= 0 && piece.first + piece.count <= checked_product(piece.shape) && (piece.count == 0 || piece.data),
               "a part of `" + piece.name + "` reaches beyond it");
         }
         check_paths(names, "header/");
@@ -59,7 +60,7 @@ void write_checkpoint(const comm::Communicator& communicator, const std::filesys
         for (const auto& piece : pieces) {
           file.add({piece.name,
                     {piece.type, 0},
-                    {product(piece.shape)},
+                    {checked_product(piece.shape)},
                     "1",
                     "a logical array, row-major; attribute shape is absent for a scalar",
                     {},
@@ -76,7 +77,7 @@ void write_checkpoint(const comm::Communicator& communicator, const std::filesys
         for (std::size_t p = 0; p < pieces.size(); ++p) {
           const auto& piece = pieces[p];
           const auto width = static_cast<std::int64_t>(size_of(piece.type));
-          const std::int64_t elements = product(piece.shape);
+          const std::int64_t elements = checked_product(piece.shape);
           for (std::int64_t at = 0; at < elements;) {
             const std::int64_t end = std::min(elements, at + std::max<std::int64_t>(1, room / width));
             const std::int64_t first = std::max(at, piece.first), last = std::min(end, piece.first + piece.count);
@@ -118,28 +119,27 @@ CheckpointReader::CheckpointReader(const comm::Communicator& communicator, const
   state_->communicator = &communicator;
   state_->path = path;
   std::string stored;
+  require_hdf5_once(communicator, path);
   communicator.agree(
       [&] {
         as_corrupt(path, [&] {
-          require_hdf5(path);
           state_->file = h5::open_file(path);
           const hid_t file = state_->file.get();
           require_format(file, kCheckpointFormat, path);
           stored = h5::read_text_attribute(file, "digest").value_or("");
-          std::vector<Description> descriptions;
-          for (const auto& name : h5::dataset_paths(file)) descriptions.push_back(describe(file, name));
+          const auto descriptions = describe_all(file);
           state_->header = read_text(file, kHeaderPath);
-          state_->record = read_record(file, descriptions, kRecordPrefix, nullptr);
+          state_->record = read_record(file, descriptions, kRecordPrefix);
           for (const auto& d : descriptions) {
             if (d.path == kHeaderPath || d.path.rfind(kRecordPrefix, 0) == 0) continue;
-            if (d.shape.size() != 1 || d.type.text_width > 0 || product(d.logical.value_or(std::vector<std::int64_t>{})) != d.elements())
+            if (d.shape.size() != 1 || d.type.text_width > 0 || checked_product(d.logical.value_or(std::vector<std::int64_t>{})) != d.elements())
               throw Error(ErrorKind::corrupt, "dataset " + d.path + ": its elements do not fit its shape");
             state_->arrays.emplace(d.path, d);
           }
         });
       },
       "opening of a checkpoint");
-  if (shared_digest(communicator, path, path) != stored)
+  if (shared_digest(communicator, path, path).digest != stored)
     throw Error(ErrorKind::corrupt, "the digest does not fit the content", path.string(),
                 "the file is damaged: remove it and resume from another one")
         .thrown_on_every_rank();

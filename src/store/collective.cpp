@@ -16,8 +16,9 @@ namespace {
 
 CollectiveStatistics statistics;
 
-// Upper bounds of what a file needs beside its data: at its start and per step of reservation, per dataset, per chunk.
-constexpr std::int64_t kFileBytes = std::int64_t{64} << 10, kDatasetBytes = 8192, kChunkBytes = 256;
+// Upper bounds of what a file needs beside its data: at its start and per step of reservation, per dataset, per chunk, per
+// attribute `content`.
+constexpr std::int64_t kFileBytes = std::int64_t{64} << 10, kDatasetBytes = 8192, kChunkBytes = 256, kContentBytes = 1024;
 /// A growing dataset may start empty and become long: its chunks have at least so many rows, if their bytes allow.
 constexpr std::int64_t kGrowingRows = 1024;
 
@@ -298,8 +299,16 @@ std::pair<std::int64_t, std::int64_t> share_of(const comm::Communicator& communi
   return {rows * communicator.rank() / communicator.size(), rows * (communicator.rank() + 1) / communicator.size()};
 }
 
-std::string shared_digest(const comm::Communicator& communicator, const std::filesystem::path& path, const std::filesystem::path& shown) {
-  std::vector<Description> descriptions;
+void require_hdf5_once(const comm::Communicator& communicator, const std::filesystem::path& path) {
+  communicator.agree(
+      [&] {
+        if (communicator.rank() == 0) require_hdf5(path);
+      },
+      "check of a file");
+}
+
+FileDigest shared_digest(const comm::Communicator& communicator, const std::filesystem::path& path, const std::filesystem::path& shown) {
+  FileDigest result;
   std::map<std::string, std::string> attributes;
   std::string mine;
   communicator.agree(
@@ -307,14 +316,12 @@ std::string shared_digest(const comm::Communicator& communicator, const std::fil
         as_corrupt(shown, [&] {
           const auto file = h5::open_file(path);
           attributes = root_attributes(file.get());
+          result.descriptions = describe_all(file.get());
           std::int64_t total = 0;
-          for (const auto& name : h5::dataset_paths(file.get())) {
-            descriptions.push_back(describe(file.get(), name));
-            total += blocks_of(descriptions.back());
-          }
+          for (const auto& d : result.descriptions) total += blocks_of(d);
           const auto [begin, end] = share_of(communicator, total);
           std::int64_t first = 0;  // of the dataset, among all blocks
-          for (const auto& d : descriptions) {
+          for (const auto& d : result.descriptions) {
             const std::int64_t blocks = blocks_of(d);
             const std::int64_t from = std::max(begin, first), to = std::min(end, first + blocks);
             if (from < to) mine += block_digests(file.get(), d, from - first, to - from);
@@ -326,14 +333,16 @@ std::string shared_digest(const comm::Communicator& communicator, const std::fil
   std::string all;
   for (const auto& part : communicator.all_gather(mine, "digests of blocks")) all += part;
   constexpr std::size_t kDigits = 64;
-  std::vector<std::string> blocks;
   std::size_t at = 0;
-  for (const auto& d : descriptions) {
+  for (const auto& d : result.descriptions) {
     const auto length = static_cast<std::size_t>(blocks_of(d)) * kDigits;
-    blocks.push_back(all.substr(std::min(at, all.size()), length));
+    result.contents.push_back(content_of(all.substr(std::min(at, all.size()), length)));
     at += length;
+    if (d.content && *d.content != result.contents.back())
+      throw Error(ErrorKind::corrupt, "dataset " + d.path + ": its digest does not fit its content", shown.string()).thrown_on_every_rank();
   }
-  return digest_of(attributes, descriptions, blocks);
+  result.digest = digest_of(attributes, result.descriptions, result.contents);
+  return result;
 }
 
 void write_together(const comm::Communicator& communicator, const std::filesystem::path& path, const std::function<void(CollectiveFile&)>& fill,
@@ -346,6 +355,12 @@ void write_together(const comm::Communicator& communicator, const std::filesyste
         },
         what);
   };
+  on_first(
+      [&] {
+        require_replaceable(path);
+        create_exclusively(temporary, path);
+      },
+      "making of a shared file");
   try {
     {
       CollectiveFile file(communicator, temporary, path);
@@ -366,12 +381,17 @@ void write_together(const comm::Communicator& communicator, const std::filesyste
           h5::close_file(file);
         },
         "end of a shared file");
-    const auto digest = shared_digest(communicator, temporary, path);
+    const FileDigest found = shared_digest(communicator, temporary, path);
     on_first(
         [&] {
-          reserve(temporary, path, static_cast<std::int64_t>(std::filesystem::file_size(temporary)) + kFileBytes);
+          const auto more = kFileBytes + kContentBytes * static_cast<std::int64_t>(found.descriptions.size());
+          reserve(temporary, path, static_cast<std::int64_t>(std::filesystem::file_size(temporary)) + more);
           auto file = h5::open_file_to_change(temporary);
-          h5::write_text_attribute(file.get(), "digest", digest);
+          for (std::size_t i = 0; i < found.descriptions.size(); ++i) {
+            const auto& d = found.descriptions[i];
+            if (!d.content) h5::write_text_attribute(h5::open_dataset(file.get(), d.path).get(), "content", found.contents[i]);
+          }
+          h5::write_text_attribute(file.get(), "digest", found.digest);
           h5::flush(file.get());
           h5::close_file(file);
           publish(temporary, path);

@@ -81,8 +81,19 @@ class CollectiveFile {
 /// Collective. Splits rows [0, rows) evenly: this rank's part.
 std::pair<std::int64_t, std::int64_t> share_of(const comm::Communicator& communicator, std::int64_t rows);
 
-/// Collective. The digest of a closed file; ranks share the reading. Messages name `shown`.
-std::string shared_digest(const comm::Communicator& communicator, const std::filesystem::path& path, const std::filesystem::path& shown);
+/// Collective. `require_hdf5`, where one rank looks for all.
+void require_hdf5_once(const comm::Communicator& communicator, const std::filesystem::path& path);
+
+/// The digest of a file, and of each dataset's content.
+struct FileDigest {
+  std::vector<Description> descriptions;
+  std::vector<std::string> contents;
+  std::string digest;
+};
+
+/// Collective. Reads all of a closed file; ranks share the reading. Contents that do not fit their attribute `content` are a `corrupt` error on every
+/// rank. Messages name `shown`.
+FileDigest shared_digest(const comm::Communicator& communicator, const std::filesystem::path& path, const std::filesystem::path& shown);
 
 /// Collective. Makes `path` in one go: `fill` writes datasets together, `finish` adds the rest, at most `finish_bytes`, on rank 0 alone; then digest
 /// and publishing. On any rank's failure every rank throws, the temporary file goes and the old file stays.

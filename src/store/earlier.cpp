@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "collective.hpp"
+#include "moesweep/core/checked.hpp"
 #include "ragged.hpp"
 
 namespace moesweep::store {
@@ -12,9 +13,9 @@ namespace moesweep::store {
 namespace {
 
 std::vector<std::byte> read_part(hid_t file, const Description& d, std::int64_t first, std::int64_t count) {
-  if (first < 0 || count < 0 || first + count > d.rows())
+  if (first < 0 || count < 0 || checked_sum(first, count) > d.rows())
     throw Error(ErrorKind::corrupt, "dataset " + d.path + ": it is shorter than its offsets say");
-  std::vector<std::byte> bytes(static_cast<std::size_t>(count) * d.row_bytes());
+  std::vector<std::byte> bytes(static_cast<std::size_t>(checked_product(count, static_cast<std::int64_t>(d.row_bytes()))));
   const auto dataset = h5::open_dataset(file, d.path);
   if (!bytes.empty()) h5::read_rows(dataset.get(), hdf5_type(d.type).get(), first, count, bytes.data(), d.path);
   return bytes;
@@ -46,10 +47,10 @@ std::optional<EarlierSweep> EarlierSweep::open(const comm::Communicator& communi
     return {};
   try {
     std::string claimed;
+    require_hdf5_once(communicator, path);
     communicator.agree(
         [&] {
           as_corrupt(path, [&] {
-            require_hdf5(path);
             earlier.file_ = h5::open_file(path);
             const hid_t file = earlier.file_.get();
             require_format(file, kSweepFormat, path);
@@ -63,6 +64,7 @@ std::optional<EarlierSweep> EarlierSweep::open(const comm::Communicator& communi
             const auto whole = read_numbers<std::uint8_t>(file, describe(file, "trials/whole"), DType::u8);
             earlier.states_ = describe(file, "trials/state");
             earlier.reasons_ = describe(file, "trials/reason");
+            for (const auto* d : {&earlier.states_, &earlier.reasons_}) require_column_type(*d);
             earlier.provenances_ = describe(file, "texts/provenance/data");
             earlier.provenance_offsets_ = describe(file, "texts/provenance/offsets");
             if (earlier.digests_.size() != earlier.ids_.size() || whole.size() != earlier.ids_.size() ||
@@ -74,12 +76,31 @@ std::optional<EarlierSweep> EarlierSweep::open(const comm::Communicator& communi
               if (name.starts_with("arrays/") && name.ends_with("/data")) {
                 const auto group = name.substr(0, name.size() - 5);
                 earlier.arrays_.push_back({describe(file, name), describe(file, group + "/offsets"), describe(file, group + "/shapes")});
+                const auto& [data, offsets, shapes] = earlier.arrays_.back();
+                if (data.shape.size() != 1 || data.type.text_width > 0 || shapes.shape.size() != 2 || shapes.shape[1] < 1)
+                  throw Error(ErrorKind::corrupt, "dataset " + name + ": it does not hold joined arrays");
               }
           });
         },
         "opening of the earlier aggregate");
-    if (shared_digest(communicator, path, path) != claimed)
+    if (shared_digest(communicator, path, path).digest != claimed)
       throw Error(ErrorKind::corrupt, "the digest does not fit the content", path.string()).thrown_on_every_rank();
+    // A right digest says nothing about whether places lie inside their arrays. Ranks share the looking.
+    communicator.agree(
+        [&] {
+          as_corrupt(path, [&] {
+            const hid_t file = earlier.file_.get();
+            const auto rows = static_cast<std::int64_t>(earlier.ids_.size());
+            const auto ranks = static_cast<std::size_t>(communicator.size());
+            for (auto i = static_cast<std::size_t>(communicator.rank()); i < earlier.arrays_.size(); i += ranks)
+              static_cast<void>(read_places(file, earlier.arrays_[i].data, rows));
+            if (communicator.rank() == 0) static_cast<void>(read_offsets(file, "texts/provenance", rows, earlier.provenances_.rows()));
+            for (const auto* d : {&earlier.states_, &earlier.reasons_})
+              if (d->shape.size() != 1 || d->rows() != rows)
+                throw Error(ErrorKind::corrupt, "dataset " + d->path + ": it does not have one value per trial");
+          });
+        },
+        "places of the earlier aggregate");
   } catch (const Error& error) {
     if (!error.on_every_rank()) throw;
     refused = error.message();

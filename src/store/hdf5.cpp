@@ -4,25 +4,15 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <limits>
 #include <utility>
+
+#include "moesweep/core/checked.hpp"
+#include "moesweep/core/error.hpp"
 
 namespace moesweep::store::h5 {
 
 namespace {
-
-/// The description of the innermost entry of the error stack.
-std::string innermost() {
-  std::string text;
-  H5Ewalk2(
-      H5E_DEFAULT, H5E_WALK_UPWARD,
-      [](unsigned n, const H5E_error2_t* entry, void* out) -> herr_t {
-        if (n == 0 && entry->desc) *static_cast<std::string*>(out) = entry->desc;
-        return 0;
-      },
-      &text);
-  H5Eclear2(H5E_DEFAULT);
-  return text.empty() ? "unknown failure" : text;
-}
 
 hid_t checked(hid_t id, const char* call, const std::string& object = {}) {
   if (id < 0) throw Failure(call, object);
@@ -131,7 +121,27 @@ Handle memory_of(hid_t dataset, std::int64_t count, const std::string& path) {
 
 }  // namespace
 
-Failure::Failure(const char* call, std::string object) : std::runtime_error(std::string(call) + ": " + innermost()), object_(std::move(object)) {}
+Failure::Failure(const char* call, std::string object) : Failure(call, std::move(object), innermost()) {}
+
+Failure::Failure(const char* call, std::string object, const Cause& cause)
+    : std::runtime_error(std::string(call) + ": " + cause.text), object_(std::move(object)), out_of_memory_(cause.out_of_memory) {}
+
+/// The description of the innermost entry of the error stack, and whether any entry is about memory.
+Failure::Cause Failure::innermost() {
+  Cause cause;
+  H5Ewalk2(
+      H5E_DEFAULT, H5E_WALK_UPWARD,
+      [](unsigned n, const H5E_error2_t* entry, void* out) -> herr_t {
+        auto& found = *static_cast<Cause*>(out);
+        if (n == 0 && entry->desc) found.text = entry->desc;
+        found.out_of_memory |= entry->maj_num == H5E_RESOURCE && (entry->min_num == H5E_NOSPACE || entry->min_num == H5E_CANTALLOC);
+        return 0;
+      },
+      &cause);
+  H5Eclear2(H5E_DEFAULT);
+  if (cause.text.empty()) cause.text = "unknown failure";
+  return cause;
+}
 
 Handle::Handle(Handle&& other) noexcept : id_(std::exchange(other.id_, -1)), closer_(other.closer_) {}
 
@@ -239,16 +249,26 @@ Handle open_group(hid_t parent, const std::string& name) {
 }
 
 std::vector<std::string> links_of(hid_t group, const std::string& path) {
-  std::vector<std::string> names;
+  struct Found {
+    std::vector<std::string> names;
+    std::string other;  ///< the first link that is not hard
+  } found;
   checked(H5Literate(
               group, H5_INDEX_NAME, H5_ITER_NATIVE, nullptr,
               [](hid_t, const char* name, const H5L_info_t* info, void* out) -> herr_t {
-                if (info->type == H5L_TYPE_HARD) static_cast<std::vector<std::string>*>(out)->emplace_back(name);
+                auto& all = *static_cast<Found*>(out);
+                if (info->type != H5L_TYPE_HARD) {
+                  all.other = name;
+                  return 1;
+                }
+                all.names.emplace_back(name);
                 return 0;
               },
-              &names),
+              &found),
           "H5Literate", path);
-  return names;
+  if (!found.other.empty())
+    throw Error(ErrorKind::corrupt, "dataset " + path + found.other + ": it is a link to another place, which is never followed");
+  return std::move(found.names);
 }
 
 bool is_group(hid_t parent, const std::string& name) {
@@ -256,16 +276,28 @@ bool is_group(hid_t parent, const std::string& name) {
   return H5Iget_type(object.get()) == H5I_GROUP;
 }
 
+namespace {
+
+constexpr int kMostGroupDepth = 32;
+
+void visit(hid_t group, const std::string& prefix, int depth, std::vector<std::string>& paths) {
+  if (depth > kMostGroupDepth) throw Error(ErrorKind::corrupt, "dataset " + prefix + ": groups inside groups, too deep");
+  for (const auto& name : links_of(group, prefix)) {
+    const std::string path = prefix + name;
+    H5O_info_t info{};
+    checked(H5Oget_info_by_name2(group, name.c_str(), &info, H5O_INFO_BASIC, H5P_DEFAULT), "H5Oget_info_by_name2", path);
+    if (info.rc != 1) throw Error(ErrorKind::corrupt, "dataset " + path + ": it has " + std::to_string(info.rc) + " names");
+    if (info.type == H5O_TYPE_GROUP) visit(open_group(group, name).get(), path + "/", depth + 1, paths);
+    else if (info.type == H5O_TYPE_DATASET) paths.push_back(path);
+    else throw Error(ErrorKind::corrupt, "dataset " + path + ": it is neither a group nor a dataset");
+  }
+}
+
+}  // namespace
+
 std::vector<std::string> dataset_paths(hid_t file) {
   std::vector<std::string> paths;
-  checked(H5Ovisit2(
-              file, H5_INDEX_NAME, H5_ITER_NATIVE,
-              [](hid_t, const char* name, const H5O_info_t* info, void* out) -> herr_t {
-                if (info->type == H5O_TYPE_DATASET) static_cast<std::vector<std::string>*>(out)->emplace_back(name);
-                return 0;
-              },
-              &paths, H5O_INFO_BASIC),
-          "H5Ovisit2");
+  visit(file, "", 0, paths);
   std::sort(paths.begin(), paths.end());
   return paths;
 }
@@ -294,18 +326,87 @@ Shape shape_of(hid_t dataset, const std::string& path) {
 
 Handle type_of(hid_t dataset, const std::string& path) { return {checked(H5Dget_type(dataset), "H5Dget_type", path), H5Tclose}; }
 
-Storage storage_of(hid_t dataset, const std::string& path) {
-  const Handle properties(checked(H5Dget_create_plist(dataset), "H5Dget_create_plist", path), H5Pclose);
-  Storage storage;
-  storage.chunked = H5Pget_layout(properties.get()) == H5D_CHUNKED;
-  const int filters = H5Pget_nfilters(properties.get());
-  for (int i = 0; i < filters; ++i) {
+namespace {
+
+/// The most that deflate can make of a byte.
+constexpr std::int64_t kMostInflation = 1032;
+
+/// Throws the `corrupt` error about a dataset.
+[[noreturn]] void refuse(const std::string& path, const std::string& what) { throw Error(ErrorKind::corrupt, "dataset " + path + ": " + what); }
+
+struct Filters {
+  bool deflate = false, checksum = false;
+};
+
+Filters filters_of(hid_t properties, Origin origin, const std::string& path) {
+  Filters found;
+  const auto count = checked(H5Pget_nfilters(properties), "H5Pget_nfilters", path);
+  for (hid_t i = 0; i < count; ++i) {
     unsigned flags = 0, config = 0;
     std::size_t values = 0;
-    storage.checksummed |=
-        H5Pget_filter2(properties.get(), static_cast<unsigned>(i), &flags, &values, nullptr, 0, nullptr, &config) == H5Z_FILTER_FLETCHER32;
+    const H5Z_filter_t filter = H5Pget_filter2(properties, static_cast<unsigned>(i), &flags, &values, nullptr, 0, nullptr, &config);
+    if (filter == H5Z_FILTER_DEFLATE && !found.deflate) found.deflate = true;
+    else if (filter == H5Z_FILTER_FLETCHER32 && !found.checksum) found.checksum = true;
+    else if (filter != H5Z_FILTER_SHUFFLE || origin == Origin::ours) refuse(path, "filter " + std::to_string(filter) + " is not read");
   }
-  return storage;
+  return found;
+}
+
+std::int64_t as_size(hsize_t size, const std::string& path) {
+  if (size > static_cast<hsize_t>(std::numeric_limits<std::int64_t>::max())) refuse(path, "a size is too large");
+  return static_cast<std::int64_t>(size);
+}
+
+}  // namespace
+
+void require_plain(hid_t dataset, std::size_t element_bytes, Origin origin, const std::string& path) {
+  const Handle properties(checked(H5Dget_create_plist(dataset), "H5Dget_create_plist", path), H5Pclose);
+  const H5D_layout_t layout = H5Pget_layout(properties.get());
+  if (layout == H5D_VIRTUAL) refuse(path, "it is virtual: its content lies in other files");
+  if (layout == H5D_CONTIGUOUS && H5Pget_external_count(properties.get()) != 0) refuse(path, "its content lies in other files");
+  if (origin == Origin::ours && layout != H5D_CHUNKED) refuse(path, "it has no checksum");
+  const Filters filters = filters_of(properties.get(), origin, path);
+  if (origin == Origin::ours && !filters.checksum) refuse(path, "it has no checksum");
+
+  const Handle file(checked(H5Iget_file_id(dataset), "H5Iget_file_id", path), H5Fclose);
+  hsize_t file_bytes = 0;
+  checked(H5Fget_filesize(file.get(), &file_bytes), "H5Fget_filesize", path);
+  const Shape extent = shape_of(dataset, path);
+  std::vector<std::int64_t> shape;
+  for (const auto dimension : extent) shape.push_back(as_size(dimension, path));
+  try {
+    const std::int64_t bytes = checked_product(checked_product(shape), static_cast<std::int64_t>(element_bytes));
+    const std::int64_t stored = as_size(H5Dget_storage_size(dataset), path), length = as_size(file_bytes, path);
+    if (stored > length) refuse(path, "it says to store " + std::to_string(stored) + " bytes, more than the file has");
+    if (layout == H5D_CONTIGUOUS && bytes > 0) {
+      const haddr_t first = H5Dget_offset(dataset);
+      H5Eclear2(H5E_DEFAULT);
+      if (first == HADDR_UNDEF || checked_sum(as_size(first, path), bytes) > length) refuse(path, "its content is not in the file");
+    }
+    if (layout != H5D_CHUNKED) {
+      if (bytes > stored) refuse(path, "its shape says more than what is stored");
+      return;
+    }
+    Shape chunk(extent.size());
+    if (H5Pget_chunk(properties.get(), static_cast<int>(chunk.size()), chunk.data()) != static_cast<int>(chunk.size()))
+      refuse(path, "its chunks do not fit its shape");
+    std::int64_t chunks = 1, chunk_bytes = static_cast<std::int64_t>(element_bytes);
+    for (std::size_t i = 0; i < chunk.size(); ++i) {
+      const std::int64_t width = as_size(chunk[i], path);
+      if (width < 1) refuse(path, "its chunks are empty");
+      chunk_bytes = checked_product(chunk_bytes, width);
+      chunks = checked_product(chunks, shape[i] / width + (shape[i] % width == 0 ? 0 : 1));
+    }
+    hsize_t allocated = 0;
+    const Handle space(checked(H5Dget_space(dataset), "H5Dget_space", path), H5Sclose);
+    checked(H5Dget_num_chunks(dataset, space.get(), &allocated), "H5Dget_num_chunks", path);
+    if (as_size(allocated, path) != chunks) refuse(path, "of its " + std::to_string(chunks) + " chunks " + std::to_string(allocated) + " are there");
+    if (checked_product(chunks, chunk_bytes) > checked_product(stored, filters.deflate ? kMostInflation : 1))
+      refuse(path, "its shape says more than what is stored");
+  } catch (const Error& error) {
+    if (error.message().starts_with("dataset ")) throw;
+    refuse(path, error.message());
+  }
 }
 
 void extend(hid_t dataset, const Shape& shape, const std::string& path) { checked(H5Dset_extent(dataset, shape.data()), "H5Dset_extent", path); }
@@ -375,7 +476,10 @@ std::optional<std::string> read_text_attribute(hid_t object, const char* name) {
   if (!attribute || elements != 1) return {};
   const Handle type(checked(H5Aget_type(attribute.get()), "H5Aget_type", name), H5Tclose);
   if (H5Tget_class(type.get()) != H5T_STRING || H5Tis_variable_str(type.get()) > 0) return {};
-  std::string text(H5Tget_size(type.get()), '\0');
+  constexpr std::size_t kMostAttributeBytes = std::size_t{1} << 20;
+  const std::size_t width = H5Tget_size(type.get());
+  if (width > kMostAttributeBytes) throw Error(ErrorKind::corrupt, std::string("attribute ") + name + ": it is too long");
+  std::string text(width, '\0');
   checked(H5Aread(attribute.get(), type.get(), text.data()), "H5Aread", name);
   while (!text.empty() && text.back() == '\0') text.pop_back();
   return text;

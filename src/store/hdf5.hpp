@@ -23,9 +23,17 @@ class Failure : public std::runtime_error {
  public:
   Failure(const char* call, std::string object);
   const std::string& object() const { return object_; }  ///< the path inside the file, may be empty
+  bool out_of_memory() const { return out_of_memory_; }  ///< HDF5 could not allocate: says nothing about the file
 
  private:
+  struct Cause {
+    std::string text;
+    bool out_of_memory = false;
+  };
+  static Cause innermost();
+  Failure(const char* call, std::string object, const Cause& cause);
   std::string object_;
+  bool out_of_memory_ = false;
 };
 
 /// Owns one HDF5 identifier. The destructor closes quietly; files opened over MPI are closed with `close_file`, never by unwinding.
@@ -75,14 +83,17 @@ Handle dataspace(const Shape& current, const Shape& maximum = {});
 /// Makes the groups above `path` that are missing.
 void make_parents(hid_t file, const std::string& path);
 Handle open_group(hid_t parent, const std::string& name);
-/// Names of the hard links of a group; no object is looked at. `path` is for messages.
+/// Names of the links of a group; no object is looked at. `path` is for messages. A `corrupt` error names a link that is not hard: it would be
+/// followed to another place, maybe in another file.
 std::vector<std::string> links_of(hid_t group, const std::string& path);
 /// Whether a group has a group, not a dataset or what else there is, under this name.
 bool is_group(hid_t parent, const std::string& name);
-/// Paths of all datasets below the root, sorted by bytes, without a leading slash.
+/// Paths of all datasets below the root, sorted by bytes, without a leading slash. Every object is looked at, none is opened by a path: `corrupt`
+/// errors name links that are not hard, objects that have two names, objects that are neither group nor dataset, and a nesting that is too deep.
+/// Readers call it before they open anything by its path.
 std::vector<std::string> dataset_paths(hid_t file);
 
-// Datasets. All are chunked and carry fletcher32.
+// Datasets. All that we write are chunked and carry fletcher32.
 struct Creation {
   Shape shape, maximum, chunk;  ///< an empty `maximum` means `shape`
   bool compress = false;
@@ -91,10 +102,12 @@ Handle create_dataset(hid_t file, const std::string& path, hid_t type, const Cre
 Handle open_dataset(hid_t file, const std::string& path);
 Shape shape_of(hid_t dataset, const std::string& path);
 Handle type_of(hid_t dataset, const std::string& path);
-struct Storage {
-  bool chunked = false, checksummed = false;
-};
-Storage storage_of(hid_t dataset, const std::string& path);
+/// Who wrote a file decides what it may hold: ours are chunked with fletcher32 throughout; of others, contiguous and compact datasets are read too.
+enum class Origin { ours, foreign };
+/// A `corrupt` error names the dataset unless its elements, `element_bytes` each, can be read without surprise, which is checked before anything is
+/// allocated: no virtual or external storage, no filters but deflate, fletcher32 and, foreign, shuffle; sizes that do not overflow; every chunk
+/// allocated; all chunks together as large as what is stored or, with deflate, at most 1,032 times that; no more stored than the file is long.
+void require_plain(hid_t dataset, std::size_t element_bytes, Origin origin, const std::string& path);
 void extend(hid_t dataset, const Shape& shape, const std::string& path);
 /// Reads or writes rows [first, first + count) of the first dimension.
 void read_rows(hid_t dataset, hid_t type, std::int64_t first, std::int64_t count, void* data, const std::string& path);

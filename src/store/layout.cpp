@@ -8,29 +8,27 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
-#include <limits>
 #include <numeric>
 #include <set>
 
+#include "file_check.hpp"
+#include "moesweep/core/checked.hpp"
 #include "moesweep/core/json.hpp"
 #include "moesweep/core/publish.hpp"
 
 namespace moesweep::store {
 
-std::int64_t product(std::span<const std::int64_t> shape) {
-  std::int64_t result = 1;
-  for (const auto dimension : shape) {
-    if (dimension < 0 || (dimension > 0 && result > std::numeric_limits<std::int64_t>::max() / dimension))
-      throw Error(ErrorKind::corrupt, "a shape is negative or too large");
-    result *= dimension;
-  }
-  return result;
-}
-
-std::int64_t Description::elements() const { return product(shape); }
+std::int64_t Description::elements() const { return checked_product(shape); }
 
 std::size_t Description::row_bytes() const {
-  return shape.empty() ? type.size() : static_cast<std::size_t>(product(std::span(shape).subspan(1))) * type.size();
+  const auto row = shape.empty() ? std::span<const std::int64_t>() : std::span(shape).subspan(1);
+  return static_cast<std::size_t>(checked_product(checked_product(row), static_cast<std::int64_t>(type.size())));
+}
+
+std::size_t Description::bytes() const { return static_cast<std::size_t>(checked_product(elements(), static_cast<std::int64_t>(type.size()))); }
+
+void throw_memory_ran_out(const std::filesystem::path& path) {
+  throw Error(ErrorKind::io, "memory ran out while it was read", path.string(), "nothing is wrong with the file: read it where more memory is free");
 }
 
 h5::Handle hdf5_type(const ElementType& type) {
@@ -75,13 +73,16 @@ h5::Handle create(hid_t file, const Description& description) {
 void write_attributes(hid_t dataset, const Description& description) {
   h5::write_text_attribute(dataset, "unit", description.unit);
   h5::write_text_attribute(dataset, "description", description.description);
+  if (description.content) h5::write_text_attribute(dataset, "content", *description.content);
   if (description.metric) h5::write_integer_attribute(dataset, "metric", *description.metric ? 1 : 0);
   if (description.logical && !description.logical->empty()) h5::write_integers_attribute(dataset, "shape", *description.logical);
 }
 
 void write_dataset(hid_t file, const Description& description, const void* data) {
-  const auto dataset = create(file, description);
-  if (description.elements() > 0) h5::write_all(dataset.get(), hdf5_type(description.type).get(), data, description.path);
+  Description whole = description;
+  if (!whole.content) whole.content = content_of(block_digests({static_cast<const std::byte*>(data), whole.bytes()}));
+  const auto dataset = create(file, whole);
+  if (whole.elements() > 0) h5::write_all(dataset.get(), hdf5_type(whole.type).get(), data, whole.path);
 }
 
 void write_text(hid_t file, const std::string& path, const std::string& text, const std::string& description) {
@@ -96,18 +97,38 @@ Description describe(hid_t dataset, const std::string& path, Opened) {
   description.type = element_type(h5::type_of(dataset, path).get(), path);
   for (const auto dimension : h5::shape_of(dataset, path)) description.shape.push_back(static_cast<std::int64_t>(dimension));
   if (description.shape.empty()) throw Error(ErrorKind::corrupt, "dataset " + path + ": it has no dimension");
+  h5::require_plain(dataset, description.type.size(), h5::Origin::ours, path);
   description.unit = h5::read_text_attribute(dataset, "unit").value_or("");
   description.description = h5::read_text_attribute(dataset, "description").value_or("");
   if (const auto metric = h5::read_integer_attribute(dataset, "metric")) description.metric = *metric != 0;
   description.logical = h5::read_integers_attribute(dataset, "shape");
+  description.content = h5::read_text_attribute(dataset, "content");
   return description;
 }
+
+std::vector<Description> describe_all(hid_t file) {
+  std::vector<Description> descriptions;
+  for (const auto& path : h5::dataset_paths(file)) descriptions.push_back(describe(file, path));
+  return descriptions;
+}
+
+namespace {
+void require_content(const Description& description, const std::string& found) {
+  if (description.content && *description.content != found)
+    throw Error(ErrorKind::corrupt, "dataset " + description.path + ": its digest does not fit its content");
+}
+}  // namespace
 
 std::vector<std::byte> read_dataset(hid_t file, const Description& description) {
   std::vector<std::byte> bytes(description.bytes());
   const auto dataset = h5::open_dataset(file, description.path);
   if (!bytes.empty()) h5::read_all(dataset.get(), hdf5_type(description.type).get(), bytes.data(), description.path);
+  if (description.content) require_content(description, content_of(block_digests(bytes)));
   return bytes;
+}
+
+void check_content(hid_t file, const Description& description) {
+  if (description.content) require_content(description, content_of(block_digests(file, description, 0, blocks_of(description))));
 }
 
 std::string read_text(hid_t file, const std::string& path) {
@@ -145,7 +166,7 @@ void require_format(hid_t file, const Format& format, const std::filesystem::pat
                 path.string());
   const auto version = h5::read_integer_attribute(file, "version").value_or(0);
   if (version > format.version)
-    throw Error(
+    throw NewerFormat(
         ErrorKind::corrupt,
         name + " version " + std::to_string(version) + " is newer than the version " + std::to_string(format.version) + " that this build reads",
         path.string(), "read it with the moesweep that wrote it, or a newer one");
@@ -205,6 +226,8 @@ std::string block_digests(hid_t file, const Description& description, std::int64
   return digests;
 }
 
+std::string content_of(const std::string& blocks) { return sha256_hex(blocks); }
+
 std::map<std::string, std::string> root_attributes(hid_t file) {
   std::map<std::string, std::string> attributes;
   for (const char* name : {"format", "id", "state", "reason"})
@@ -214,7 +237,7 @@ std::map<std::string, std::string> root_attributes(hid_t file) {
 }
 
 std::string digest_of(const std::map<std::string, std::string>& attributes, const std::vector<Description>& descriptions,
-                      const std::vector<std::string>& blocks) {
+                      const std::vector<std::string>& contents) {
   Sha256 hash;
   const auto add = [&hash](const std::string& text) { hash.add(std::to_string(text.size()) + ":").add(text).add(","); };
   const auto join = [](const std::vector<std::int64_t>& values) {
@@ -235,9 +258,21 @@ std::string digest_of(const std::map<std::string, std::string>& attributes, cons
     add(d.description);
     add(d.metric ? (*d.metric ? "1" : "0") : "");
     add(d.logical ? join(*d.logical) : "");
-    add(sha256_hex(blocks[i]));
+    add(contents[i]);
   }
   return hash.hex();
+}
+
+void check_digest(hid_t file, const std::vector<Description>& descriptions, const std::filesystem::path& path) {
+  const auto told = std::ranges::count_if(descriptions, [](const Description& d) { return d.content.has_value(); });
+  std::vector<std::string> contents;
+  for (const auto& d : descriptions) {
+    if (told != 0 && !d.content) throw Error(ErrorKind::corrupt, "dataset " + d.path + ": it has no attribute content, and others have one");
+    contents.push_back(d.content ? *d.content : content_of(block_digests(file, d, 0, blocks_of(d))));
+  }
+  if (digest_of(root_attributes(file), descriptions, contents) != h5::read_text_attribute(file, "digest"))
+    throw Error(ErrorKind::corrupt, "the digest does not fit the content", path.string(),
+                "the file is damaged: remove it, then make it again: moesweep run (trial.h5), moesweep aggregate (sweep.h5)");
 }
 
 namespace {
@@ -245,32 +280,38 @@ namespace {
 constexpr std::array<unsigned char, 8> kSignature{0x89, 'H', 'D', 'F', '\r', '\n', 0x1a, '\n'};
 
 struct Descriptor {
-  int file;
+  int file = -1;
   ~Descriptor() {
     if (file >= 0) ::close(file);
   }
 };
 
+/// Opens it, with its length. Refuses what is no regular file (`io`), and what is empty or not HDF5 (`corrupt`).
 std::size_t open_checked(const std::filesystem::path& path, Descriptor& descriptor) {
-  descriptor.file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (descriptor.file < 0) throw_io("cannot read", path, errno);
+  descriptor.file = open_regular(path);
   struct stat status {};
   if (::fstat(descriptor.file, &status) != 0) throw_io("cannot read", path, errno);
-  if (S_ISDIR(status.st_mode)) throw_io("cannot read", path, EISDIR);
   if (status.st_size == 0)
     throw Error(ErrorKind::corrupt, "the file is empty", path.string(),
                 "remove it, then make it again: moesweep run (trial.h5), moesweep aggregate (sweep.h5)");
   std::array<unsigned char, 8> head{};
-  if (::pread(descriptor.file, head.data(), head.size(), 0) != static_cast<ssize_t>(head.size()) || head != kSignature)
-    throw Error(ErrorKind::corrupt, "not an HDF5 file", path.string());
+  const ssize_t got = ::pread(descriptor.file, head.data(), head.size(), 0);
+  if (got < 0) throw_io("cannot read", path, errno);
+  if (got != static_cast<ssize_t>(head.size()) || head != kSignature) throw Error(ErrorKind::corrupt, "not an HDF5 file", path.string());
   return static_cast<std::size_t>(status.st_size);
 }
 
 }  // namespace
 
 std::vector<std::byte> load_file(const std::filesystem::path& path) {
-  Descriptor descriptor{-1};
-  std::vector<std::byte> bytes(open_checked(path, descriptor));
+  Descriptor descriptor;
+  const std::size_t size = open_checked(path, descriptor);
+  std::vector<std::byte> bytes;
+  try {
+    bytes.resize(size);
+  } catch (const std::exception&) {  // also a length beyond what a vector can have
+    throw_memory_ran_out(path);
+  }
   for (std::size_t done = 0; done < bytes.size();) {
     const ssize_t got = ::read(descriptor.file, bytes.data() + done, bytes.size() - done);
     if (got < 0 && errno == EINTR) continue;
@@ -281,36 +322,24 @@ std::vector<std::byte> load_file(const std::filesystem::path& path) {
   return bytes;
 }
 
-void require_hdf5(const std::filesystem::path& path) {
-  Descriptor descriptor{-1};
-  open_checked(path, descriptor);
+void require_hdf5(const std::filesystem::path& path, h5::Origin origin) {
+  {
+    Descriptor descriptor;
+    open_checked(path, descriptor);
+  }
+  check_in_child(path, origin);
 }
 
 void reserve(const std::filesystem::path& path, const std::filesystem::path& shown, std::int64_t bytes) {
-  const Descriptor descriptor{::open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0666)};
+  const Descriptor descriptor{::open(path.c_str(), O_WRONLY | O_NOFOLLOW | O_CLOEXEC)};
   if (descriptor.file < 0) throw_io("cannot write", shown, errno);
   if (bytes > 0 && ::fallocate(descriptor.file, 0, 0, bytes) != 0 && errno != EOPNOTSUPP && errno != ENOSYS) throw_io("cannot write", shown, errno);
 }
 
-void publish_bytes(const std::filesystem::path& path, std::span<const std::byte> bytes) {
-  const auto temporary = temporary_beside(path);
-  int code = 0;
-  {
-    const Descriptor descriptor{::open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666)};
-    if (descriptor.file < 0) code = errno;
-    for (std::size_t done = 0; code == 0 && done < bytes.size();) {
-      const ssize_t put = ::write(descriptor.file, bytes.data() + done, bytes.size() - done);
-      if (put < 0 && errno == EINTR) continue;
-      if (put < 0) code = errno;
-      else done += static_cast<std::size_t>(put);
-    }
-  }
-  if (code != 0) {
-    std::error_code ignored;
-    std::filesystem::remove(temporary, ignored);
-    throw_io("cannot write", path, code);
-  }
-  publish(temporary, path);
+std::vector<std::string> RecordParts::contents() const {
+  std::vector<std::string> all;
+  for (const auto part : bytes) all.push_back(content_of(block_digests(part)));
+  return all;
 }
 
 RecordParts parts_of(const TrialRecord& record, const std::string& prefix) {
@@ -327,7 +356,7 @@ RecordParts parts_of(const TrialRecord& record, const std::string& prefix) {
   std::vector<std::string> paths;
   for (const auto& array : record.arrays) {
     paths.push_back(array.path);
-    if (array.shape.empty() || array.bytes.size() != static_cast<std::size_t>(product(array.shape)) * size_of(array.type))
+    if (array.shape.empty() || array.bytes.size() != static_cast<std::size_t>(checked_product(array.shape)) * size_of(array.type))
       throw Error(ErrorKind::internal, "the array `" + array.path + "` does not hold what its shape says");
     add({array.path, {array.type, 0}, array.shape, shortened(array.unit, 1000), shortened(array.description, 4000), array.metric, {}}, array.bytes);
   }

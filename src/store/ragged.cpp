@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include "moesweep/core/checked.hpp"
+
 namespace moesweep::store {
 
 std::vector<std::int64_t> Ragged::shape(std::size_t row) const {
@@ -10,6 +12,14 @@ std::vector<std::int64_t> Ragged::shape(std::size_t row) const {
   std::vector<std::int64_t> result(first, first + static_cast<std::ptrdiff_t>(dimensions));
   if (std::all_of(result.begin(), result.end(), [](auto dimension) { return dimension == 0; })) result.clear();
   return result;
+}
+
+void require_column_type(const Description& d) {
+  const bool number = d.path == "trials/whole" || d.path.starts_with("metrics/");
+  const ElementType wanted{d.path == "trials/whole" ? DType::u8 : DType::f64, 0};
+  const bool text = !number && (d.path.starts_with("trials/") || d.path.starts_with("axes/"));
+  if ((text && d.type.text_width == 0) || (number && d.type != wanted))
+    throw Error(ErrorKind::corrupt, "dataset " + d.path + ": it holds " + d.type.name() + ", not " + (text ? "texts" : wanted.name()));
 }
 
 std::vector<std::int64_t> read_offsets(hid_t file, const std::string& group, std::int64_t rows, std::int64_t elements) {
@@ -34,7 +44,8 @@ Ragged read_places(hid_t file, const Description& data, std::int64_t rows) {
     throw Error(ErrorKind::corrupt, "dataset " + d.path + ": it does not hold one shape per trial");
   ragged.dimensions = static_cast<std::size_t>(d.shape[1]);
   for (std::size_t i = 0; i < static_cast<std::size_t>(rows); ++i)
-    if (product(std::span(ragged.shapes).subspan(i * ragged.dimensions, ragged.dimensions)) != ragged.offsets[i + 1] - ragged.offsets[i])
+    if (checked_product(std::span<const std::int64_t>(ragged.shapes).subspan(i * ragged.dimensions, ragged.dimensions)) !=
+        ragged.offsets[i + 1] - ragged.offsets[i])
       throw Error(ErrorKind::corrupt, "dataset " + d.path + ": the shape of row " + std::to_string(i) + " does not fit its offsets");
   return ragged;
 }

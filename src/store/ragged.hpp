@@ -28,6 +28,9 @@ std::vector<Value> read_numbers(hid_t file, const Description& description, DTyp
   return values;
 }
 
+/// A `corrupt` error when a column of sweep.h5 is not of the type that FORMAT.md gives it.
+void require_column_type(const Description& description);
+
 /// The offsets of GROUP/offsets, checked: rows + 1 of them, from 0 to `elements`, never falling. `corrupt` errors name the dataset.
 std::vector<std::int64_t> read_offsets(hid_t file, const std::string& group, std::int64_t rows, std::int64_t elements);
 /// The places of a joined array whose data is described; checks that shapes and offsets fit.

@@ -4,10 +4,11 @@
 #include <cstring>
 
 #include "layout.hpp"
+#include "moesweep/core/checked.hpp"
 
 namespace moesweep::store {
 
-std::int64_t Array::elements() const { return shape.empty() ? 0 : product(shape); }
+std::int64_t Array::elements() const { return shape.empty() ? 0 : checked_product(shape); }
 
 namespace {
 

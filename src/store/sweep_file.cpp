@@ -15,7 +15,7 @@ struct SweepFile::State {
   SweepHeader header;
   std::vector<SweepRow> rows;
   std::map<std::string, Description> arrays;     ///< by the array's path: its data
-  mutable std::map<std::string, Ragged> places;  ///< read when first asked for
+  mutable std::map<std::string, Ragged> places;  ///< read when first asked for, and the content checked
 };
 
 SweepFile::SweepFile(const std::filesystem::path& path) : state_(std::make_unique<State>()) {
@@ -26,6 +26,8 @@ SweepFile::SweepFile(const std::filesystem::path& path) : state_(std::make_uniqu
     state.file = h5::open_file(path);
     const hid_t file = state.file.get();
     require_format(file, kSweepFormat, path);
+    const auto descriptions = describe_all(file);
+    check_digest(file, descriptions, path);
     state.header = {read_text(file, "header/name"), read_text(file, "header/resolved"), read_text(file, "header/provenance")};
     const auto ids = read_texts(file, describe(file, "trials/id"));
     state.rows.resize(ids.size());
@@ -35,8 +37,9 @@ SweepFile::SweepFile(const std::filesystem::path& path) : state_(std::make_uniqu
                     "dataset " + d.path + ": " + std::to_string(values.size()) + " rows for " + std::to_string(ids.size()) + " trials");
       for (std::size_t i = 0; i < ids.size(); ++i) put(state.rows[i], values[i]);
     };
-    for (const auto& name : h5::dataset_paths(file)) {
-      const auto d = describe(file, name);
+    for (const auto& d : descriptions) {
+      const std::string& name = d.path;
+      require_column_type(d);
       const auto below = [&](const std::string& folder) { return name.rfind(folder, 0) == 0 ? name.substr(folder.size()) : std::string(); };
       if (name == "trials/id") {
         column(d, ids, [](SweepRow& row, const std::string& text) { row.id = text; });
@@ -44,6 +47,8 @@ SweepFile::SweepFile(const std::filesystem::path& path) : state_(std::make_uniqu
         column(d, read_texts(file, d), [](SweepRow& row, const std::string& text) { row.state = text; });
       } else if (name == "trials/reason") {
         column(d, read_texts(file, d), [](SweepRow& row, const std::string& text) { row.reason = text; });
+      } else if (name == "trials/warnings") {
+        column(d, read_texts(file, d), [](SweepRow& row, const std::string& text) { row.warnings = text; });
       } else if (const auto axis = below("axes/"); !axis.empty()) {
         column(d, read_texts(file, d), [&](SweepRow& row, const std::string& text) {
           if (!text.empty()) row.axes[axis] = text;
@@ -81,8 +86,10 @@ Array SweepFile::array(std::size_t row, const std::string& path) const {
     if (found == state_->arrays.end()) return Array{};
     const auto& data = found->second;
     auto place = state_->places.find(path);
-    if (place == state_->places.end())
+    if (place == state_->places.end()) {
+      check_content(state_->file.get(), data);
       place = state_->places.emplace(path, read_places(state_->file.get(), data, static_cast<std::int64_t>(state_->rows.size()))).first;
+    }
     const Ragged& ragged = place->second;
     Array array{path, data.type.number, ragged.shape(row), {}, data.unit, data.description, data.metric.value_or(false)};
     const std::int64_t first = ragged.offsets[row], count = ragged.offsets[row + 1] - first;

@@ -6,6 +6,8 @@
 #include <limits>
 
 #include "layout.hpp"
+#include "moesweep/core/checked.hpp"
+#include "moesweep/core/publish.hpp"
 
 namespace moesweep::store {
 
@@ -18,12 +20,14 @@ auto as_damaged(const std::filesystem::path& path, Read&& read) {
   try {
     return read();
   } catch (const h5::Failure& failure) {
+    if (failure.out_of_memory()) throw_memory_ran_out(path);
     const std::string where = failure.object().empty() ? "" : "dataset " + failure.object() + ": ";
     throw Error(ErrorKind::corrupt, where + failure.what(), path.string(), hint);
+  } catch (const Error& error) {
+    if (!error.where().empty()) throw;
+    throw Error(error.kind(), error.message(), path.string(), hint);
   } catch (const std::bad_alloc&) {
-    throw Error(ErrorKind::corrupt, "a size inside the file is beyond this machine's memory", path.string(), hint);
-  } catch (const std::length_error&) {
-    throw Error(ErrorKind::corrupt, "a size inside the file is impossible", path.string(), hint);
+    throw_memory_ran_out(path);
   }
 }
 
@@ -73,6 +77,7 @@ Array read_open(hid_t file, const std::filesystem::path& path, const std::string
   const auto type = h5::type_of(dataset.get(), name);
   const auto stored = memory_type(type.get());
   if (!stored) throw Error(ErrorKind::data, "dataset " + name + ": it does not hold numbers", path.string());
+  h5::require_plain(dataset.get(), H5Tget_size(type.get()), h5::Origin::foreign, name);
   Array array;
   array.path = name;
   array.type = *stored;
@@ -82,7 +87,7 @@ Array read_open(hid_t file, const std::filesystem::path& path, const std::string
                 "dataset " + name + ": it has " + std::to_string(array.shape.size()) + " dimensions, not " + std::to_string(*dimensions),
                 path.string());
   if (array.shape.empty()) array.shape = {1};
-  array.bytes.resize(static_cast<std::size_t>(product(array.shape)) * size_of(array.type));
+  array.bytes.resize(static_cast<std::size_t>(checked_product(array.elements(), static_cast<std::int64_t>(size_of(array.type)))));
   array.unit = h5::read_text_attribute(dataset.get(), "unit").value_or("");
   array.description = h5::read_text_attribute(dataset.get(), "description").value_or("");
   if (array.bytes.empty()) return array;
@@ -104,7 +109,7 @@ Array read_open(hid_t file, const std::filesystem::path& path, const std::string
 }  // namespace
 
 std::vector<std::string> tensor_names(const std::filesystem::path& path) {
-  require_hdf5(path);
+  require_hdf5(path, h5::Origin::foreign);
   return as_damaged(path, [&] { return h5::dataset_paths(h5::open_file(path).get()); });
 }
 
@@ -137,7 +142,7 @@ void write_tensors(const std::filesystem::path& path, const std::map<std::string
   for (const Array& array : arrays) {
     paths.push_back(array.path);
     sorted.push_back(&array);
-    if (array.shape.empty() || array.bytes.size() != static_cast<std::size_t>(product(array.shape)) * size_of(array.type))
+    if (array.shape.empty() || array.bytes.size() != static_cast<std::size_t>(checked_product(array.shape)) * size_of(array.type))
       throw Error(ErrorKind::internal, "the array `" + array.path + "` does not hold what its shape says");
   }
   check_paths(paths, "");

@@ -1,7 +1,13 @@
 // trial.h5: written by one process, from memory, and published by rename; read whole and checked against its digest.
-#include <algorithm>
+#include <sys/stat.h>
 
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+#include "file_check.hpp"
 #include "layout.hpp"
+#include "moesweep/core/publish.hpp"
 #include "moesweep/store/record.hpp"
 #include "trial.hpp"
 
@@ -29,7 +35,7 @@ void write_record_attributes(hid_t object, const TrialRecord& record) {
   h5::write_text_attribute(object, "reason", shortened(record.reason, kReasonBytes));
 }
 
-TrialRecord read_record(hid_t file, const std::vector<Description>& descriptions, const std::string& prefix, std::vector<std::string>* blocks) {
+TrialRecord read_record(hid_t file, const std::vector<Description>& descriptions, const std::string& prefix) {
   TrialRecord record;
   record.id = h5::read_text_attribute(file, "id").value_or("");
   record.state = h5::read_text_attribute(file, "state").value_or("");
@@ -39,7 +45,6 @@ TrialRecord read_record(hid_t file, const std::vector<Description>& descriptions
     if (d.path.rfind(prefix, 0) != 0) continue;
     const auto path = d.path.substr(prefix.size());
     auto bytes = read_dataset(file, d);
-    if (blocks) blocks->push_back(block_digests(bytes));
     const auto text = [&] { return std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size()); };
     if (path == "header/config") {
       record.config = text();
@@ -60,25 +65,28 @@ TrialRecord read_record(hid_t file, const std::vector<Description>& descriptions
 
 namespace {
 
-void write_record(const std::filesystem::path& path, const TrialRecord& record, const Format& format) {
-  const auto parts = parts_of(record, "");
-  std::vector<std::string> blocks;
-  for (const auto bytes : parts.bytes) blocks.push_back(block_digests(bytes));
-  const auto digest = digest_of(attributes_of(record, format), parts.descriptions, blocks);
+Published write_record(const std::filesystem::path& path, const TrialRecord& record, const Format& format) {
+  auto parts = parts_of(record, "");
+  const auto contents = parts.contents();
+  const auto digest = digest_of(attributes_of(record, format), parts.descriptions, contents);
   const auto image = as_io(path, [&] {
     return h5::build_image([&](hid_t file) {
       write_format(file, format);
       write_record_attributes(file, record);
       h5::write_text_attribute(file, "digest", digest);
-      for (std::size_t i = 0; i < parts.bytes.size(); ++i) write_dataset(file, parts.descriptions[i], parts.bytes[i].data());
+      for (std::size_t i = 0; i < parts.bytes.size(); ++i) {
+        parts.descriptions[i].content = contents[i];
+        write_dataset(file, parts.descriptions[i], parts.bytes[i].data());
+      }
     });
   });
   publish_bytes(path, image);
+  return {Sha256().add(image).hex(), digest, static_cast<std::int64_t>(image.size())};
 }
 
 }  // namespace
 
-void write_trial(const std::filesystem::path& path, const TrialRecord& record) { write_record(path, record, kTrialFormat); }
+Published write_trial(const std::filesystem::path& path, const TrialRecord& record) { return write_record(path, record, kTrialFormat); }
 void write_trace(const std::filesystem::path& path, const TrialRecord& record) { write_record(path, record, kTraceFormat); }
 
 /// What lies below a group. Whether a name is a group's or a dataset's is asked once: opening it as the other fails.
@@ -103,7 +111,7 @@ bool TrialReader::read_as_known(hid_t file, TrialRecord& record, std::string& di
   list(file, "", groups, places);
   std::ranges::sort(places, {}, &Place::path);
   std::vector<Description> descriptions;
-  std::vector<std::string> blocks;
+  std::vector<std::string> contents;
   bool config = false, provenance = false;
   for (const auto& [path, name, group] : places) {
     const auto dataset = h5::open_dataset(group, name);
@@ -119,7 +127,7 @@ bool TrialReader::read_as_known(hid_t file, TrialRecord& record, std::string& di
     if (d.shape.empty() || d.type.text_width > 0) return false;
     std::vector<std::byte> bytes(d.bytes());
     if (!bytes.empty()) h5::read_all(dataset.get(), found->second.type.get(), bytes.data(), path);
-    blocks.push_back(block_digests(bytes));
+    contents.push_back(content_of(block_digests(bytes)));
     if (path == "header/config" || path == "header/provenance") {
       (path == "header/config" ? record.config : record.provenance).assign(reinterpret_cast<const char*>(bytes.data()), bytes.size());
       (path == "header/config" ? config : provenance) = true;
@@ -136,58 +144,67 @@ bool TrialReader::read_as_known(hid_t file, TrialRecord& record, std::string& di
   record.id = text("id");
   record.state = text("state");
   record.reason = text("reason");
-  digest = digest_of(attributes, descriptions, blocks);
+  digest = digest_of(attributes, descriptions, contents);
   return config && provenance && digest == h5::read_text_attribute(file, "digest");
 }
 
-TrialRecord TrialReader::read(const std::filesystem::path& path, std::string* digest) {
+TrialRecord TrialReader::read(const std::filesystem::path& path, const Published& published, Published* found) {
   return as_corrupt(path, [&] {
     const auto bytes = load_file(path);
+    Published here{Sha256().add(bytes).hex(), "", static_cast<std::int64_t>(bytes.size())};
+    const bool known = here.sha256 == published.sha256;
+    if (!known) check_in_child(path, h5::Origin::ours);
     const auto file = h5::open_image(bytes);
     require_format(file.get(), kTrialFormat, path);
-    std::string computed;
-    try {
-      TrialRecord record;
-      if (read_as_known(file.get(), record, computed)) {
-        if (digest) *digest = computed;
-        return record;
+    if (known) {
+      try {
+        TrialRecord record;
+        if (read_as_known(file.get(), record, here.digest)) {
+          if (found) *found = here;
+          return record;
+        }
+      } catch (const h5::Failure&) {  // whatever is wrong is found and named below
+      } catch (const Error&) {
       }
-    } catch (const h5::Failure&) {  // whatever is wrong is found and named below
-    } catch (const Error&) {
+      known_.clear();
+      is_group_.clear();
     }
-    known_.clear();
-    is_group_.clear();
-    std::vector<Description> descriptions;
-    for (const auto& name : h5::dataset_paths(file.get())) descriptions.push_back(describe(file.get(), name));
-    std::vector<std::string> blocks;
-    auto record = read_record(file.get(), descriptions, "", &blocks);
-    computed = digest_of(root_attributes(file.get()), descriptions, blocks);
-    if (computed != h5::read_text_attribute(file.get(), "digest"))
-      throw Error(ErrorKind::corrupt, "the digest does not fit the content", path.string(),
-                  "the file is damaged: remove it, then make it again: moesweep run (trial.h5), moesweep aggregate (sweep.h5)");
-    if (digest) *digest = computed;
+    const auto descriptions = describe_all(file.get());
+    check_digest(file.get(), descriptions, path);
+    auto record = read_record(file.get(), descriptions, "");
+    here.digest = h5::read_text_attribute(file.get(), "digest").value_or("");
+    if (found) *found = here;
     return record;
   });
 }
 
-TrialRecord read_trial(const std::filesystem::path& path) { return TrialReader().read(path); }
+TrialRecord read_trial(const std::filesystem::path& path, const Published& published) { return TrialReader().read(path, published); }
 
-std::string claimed_digest(const std::filesystem::path& path) {
-  try {
-    const auto file = h5::open_file(path);
-    if (format_of(file.get()) != kTrialFormat.name || h5::read_integer_attribute(file.get(), "version") != kTrialFormat.version) return {};
-    return h5::read_text_attribute(file.get(), "digest").value_or("");
-  } catch (const h5::Failure&) {
-    return {};
+TrialFinding find_trial(const std::filesystem::path& path, const std::string& id, const Published& published) {
+  TrialFinding finding;
+  const auto is = [&](TrialFinding::Kind kind, const std::string& why) {
+    finding.kind = kind;
+    finding.why = why;
+  };
+  struct stat status {};
+  if (::lstat(path.c_str(), &status) != 0) {
+    if (errno != ENOENT && errno != ENOTDIR) is(TrialFinding::Kind::unreadable, std::strerror(errno));
+    return finding;
   }
-}
-
-bool is_valid_trial(const std::filesystem::path& path, const std::string& id) {
   try {
-    return read_trial(path).id == id;
-  } catch (const std::exception&) {
-    return false;
+    const TrialRecord record = TrialReader().read(path, published, &finding.published);
+    finding.state = record.state;
+    if (record.id == id) is(TrialFinding::Kind::valid, "");
+    else is(TrialFinding::Kind::damaged, "it holds the trial " + record.id + ", not " + id);
+  } catch (const NewerFormat& error) {
+    is(TrialFinding::Kind::unreadable, error.message());
+  } catch (const Error& error) {
+    is(error.kind() == ErrorKind::corrupt ? TrialFinding::Kind::damaged : TrialFinding::Kind::unreadable, error.message());
+  } catch (const std::exception& error) {  // memory
+    is(TrialFinding::Kind::unreadable, error.what());
   }
+  if (!finding.valid()) finding.published = {};
+  return finding;
 }
 
 }  // namespace moesweep::store

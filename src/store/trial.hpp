@@ -13,16 +13,15 @@ namespace moesweep::store {
 /// Writes the attributes `id`, `state` and `reason`.
 void write_record_attributes(hid_t object, const TrialRecord& record);
 
-/// The record whose datasets are those of `descriptions` below `prefix`; appends the block digests of each when `blocks` is given.
-/// Its id, state and reason are the file's root attributes.
-TrialRecord read_record(hid_t file, const std::vector<Description>& descriptions, const std::string& prefix, std::vector<std::string>* blocks);
+/// The record whose datasets are those of `descriptions` below `prefix`. Its id, state and reason are the file's root attributes.
+TrialRecord read_record(hid_t file, const std::vector<Description>& descriptions, const std::string& prefix);
 
-/// Reads many trial files, which mostly describe their datasets alike: it takes a description for what it was in an earlier file, and the digest,
-/// which covers descriptions, says whether that was so. If not, the file is read again, all of it.
+/// Reads many trial files. Those of known bytes mostly describe their datasets alike: a description is taken for what it was in an earlier file, and
+/// the digest, which covers descriptions, says whether that was so. If not, and for every file of other bytes, all of it is looked at.
 class TrialReader {
  public:
-  /// As `read_trial`; `digest` gets the file's.
-  TrialRecord read(const std::filesystem::path& path, std::string* digest = nullptr);
+  /// As `read_trial`; `found` gets what the file is.
+  TrialRecord read(const std::filesystem::path& path, const Published& published = {}, Published* found = nullptr);
 
  private:
   struct Known {
@@ -39,8 +38,5 @@ class TrialReader {
   std::map<std::string, Known> known_;
   std::map<std::string, bool> is_group_;  ///< by path: what names stood for in the files before
 };
-
-/// The digest that a trial file says it has, from its first bytes; empty when it is no sound beginning of one.
-std::string claimed_digest(const std::filesystem::path& path);
 
 }  // namespace moesweep::store

@@ -4,7 +4,8 @@
 #include <set>
 
 #include "layout.hpp"
-#include "moesweep/core/json.hpp"
+#include "moesweep/core/checked.hpp"
+#include "moesweep/core/foreign_json.hpp"
 #include "moesweep/store/aggregate.hpp"
 #include "ragged.hpp"
 
@@ -60,18 +61,20 @@ class Verifier {
   void read(const std::string& path) {
     {
       const auto dataset = h5::open_dataset(file_.get(), path);
-      const auto storage = h5::storage_of(dataset.get(), path);
-      if (!storage.chunked || !storage.checksummed) problem(path, "it has no checksum");
       for (const char* name : {"unit", "description"})
         if (!h5::read_text_attribute(dataset.get(), name)) problem(path, std::string("it has no attribute ") + name);
     }
     const auto d = describe(file_.get(), path);
-    blocks_.push_back(block_digests(file_.get(), d, 0, blocks_of(d)));
+    contents_.push_back(content_of(block_digests(file_.get(), d, 0, blocks_of(d))));
     descriptions_.push_back(d);
+    if (d.content && *d.content != contents_.back()) problem(path, "its digest does not fit its content");
   }
 
   void check_digest() {
-    result_.digest = digest_of(root_attributes(file_.get()), descriptions_, blocks_);
+    const auto told = std::ranges::count_if(descriptions_, [](const Description& d) { return d.content.has_value(); });
+    for (const auto& d : descriptions_)
+      if (told != 0 && !d.content) problem(d.path, "it has no attribute content, and others have one");
+    result_.digest = digest_of(root_attributes(file_.get()), descriptions_, contents_);
     const auto stored = h5::read_text_attribute(file_.get(), "digest");
     if (!stored) throw Error(ErrorKind::corrupt, "the file has no digest");
     if (*stored != result_.digest) throw Error(ErrorKind::corrupt, "the digest does not fit the content");
@@ -80,7 +83,7 @@ class Verifier {
   void check_json(const std::string& path) {
     attempt([&] {
       const auto text = read_text(file_.get(), path);
-      if (!text.empty() && !Json::accept(text)) problem(path, "it is not JSON");
+      if (!text.empty()) static_cast<void>(parse_json(text, path_.string() + ": dataset " + path));
     });
   }
 
@@ -110,7 +113,7 @@ class Verifier {
     for (const auto& d : descriptions_) {
       if (d.path.rfind("record/", 0) == 0 || d.path.rfind("header/", 0) == 0) continue;
       attempt([&] {
-        if (d.shape.size() != 1 || product(d.logical.value_or(std::vector<std::int64_t>{})) != d.elements())
+        if (d.shape.size() != 1 || checked_product(d.logical.value_or(std::vector<std::int64_t>{})) != d.elements())
           throw Error(ErrorKind::corrupt, "dataset " + d.path + ": its elements do not fit its shape");
       });
     }
@@ -134,20 +137,29 @@ class Verifier {
     for (const char* needed : {"trials/state", "trials/reason", "texts/config/data", "texts/provenance/data"})
       if (!paths.contains(needed)) problem(needed, "it is missing");
     for (const auto& d : descriptions_) {
-      const auto starts = [&](const char* folder) { return d.path.rfind(folder, 0) == 0; };
+      const auto starts = [&](const char* folder) { return d.path.starts_with(folder); };
       if ((starts("trials/") || starts("axes/") || starts("metrics/")) && (d.shape.size() != 1 || d.rows() != rows))
         problem(d.path, "it does not have one value per trial");
-      if (starts("texts/") && d.path.ends_with("/data"))
-        attempt([&] { static_cast<void>(read_ragged_texts(file_.get(), d.path.substr(0, d.path.size() - 5), rows)); });
+      attempt([&] { require_column_type(d); });
+      if (starts("texts/") && d.path.ends_with("/data")) attempt([&] { check_texts(d, rows); });
       if (starts("arrays/") && d.path.ends_with("/data")) attempt([&] { static_cast<void>(read_places(file_.get(), d, rows)); });
     }
+  }
+
+  /// The joined texts of trials: their places, and that each is JSON.
+  void check_texts(const Description& data, std::int64_t rows) {
+    const auto group = data.path.substr(0, data.path.rfind('/'));
+    const auto texts = read_ragged_texts(file_.get(), group, rows);
+    for (std::size_t row = 0; row < texts.size(); ++row)
+      if (!texts[row].empty())
+        attempt([&] { static_cast<void>(parse_json(texts[row], path_.string() + ": dataset " + data.path + ", trial " + std::to_string(row))); });
   }
 
   std::filesystem::path path_;
   std::string format_;
   h5::Handle file_;
   std::vector<Description> descriptions_;
-  std::vector<std::string> blocks_;
+  std::vector<std::string> contents_;
   Verification result_;
 };
 

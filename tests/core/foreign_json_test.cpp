@@ -26,7 +26,7 @@ TEST(ForeignJson, SaysWhereTheTextIsNoJson) {
   EXPECT_EQ(error_of([] { parse_json("{\"a\": 1,\n \"b\": }", "f"); }), "f:2:7: this is no JSON");
   EXPECT_EQ(error_of([] { parse_json("", "f"); }), "f:1:1: this is no JSON");
   EXPECT_EQ(error_of([] { parse_json("{\"a\": \"\xff\"}", "f"); }), "f:1:8: this is not UTF-8");
-  EXPECT_EQ(error_of([] { parse_json("[1e999]", "f"); }), "f:1:6: this is no JSON");
+  EXPECT_EQ(error_of([] { parse_json("[1e999]", "f"); }), "f: this JSON holds a number that is too large");
   EXPECT_EQ(error_of([] { parse_json("{} {}", "f"); }), "f:1:4: this is no JSON");
 }
 

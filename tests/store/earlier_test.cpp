@@ -22,7 +22,13 @@ class Study {
     TrialRecord record = trial(index);
     record.id = trial(number).id;
     records_[number] = record;
-    shared_.on_first([&] { write_trial(file(number), record); });
+    std::string told;
+    shared_.on_first([&] {
+      const Published made = write_trial(file(number), record);
+      told = made.sha256 + made.digest + std::to_string(made.bytes);
+    });
+    told = shared_.world.broadcast(told, 0, "what was published");
+    published_[number] = {told.substr(0, 64), told.substr(64, 64), std::stoll(told.substr(128))};
   }
   void remove_file(int number) { records_[number].reset(); }
   void remove(int number) { records_.erase(number); }
@@ -32,7 +38,7 @@ class Study {
     SweepSource source;
     std::vector<int> numbers;
     for (const auto& [number, record] : records_) {
-      source.trials.push_back({trial(number).id, record ? file(number) : std::filesystem::path()});
+      source.trials.push_back({trial(number).id, record ? file(number) : std::filesystem::path(), record ? published_.at(number) : Published{}});
       numbers.push_back(number);
     }
     source.row = [&](std::size_t i, const TrialRecord* record) {
@@ -69,6 +75,7 @@ class Study {
   std::filesystem::path file(int number) const { return shared_ / ("trial" + std::to_string(number) + ".h5"); }
   const Shared& shared_;
   std::map<int, std::optional<TrialRecord>> records_;
+  std::map<int, Published> published_;
 };
 
 /// As scratch, by all ranks, and the same by the first rank alone.

@@ -12,8 +12,10 @@
 #include "moesweep/comm/mpi.hpp"
 #include "moesweep/core/error.hpp"
 #include "moesweep/core/json.hpp"
+#include "moesweep/core/publish.hpp"
 #include "moesweep/store/aggregate.hpp"
 #include "moesweep/store/checkpoint.hpp"
+#include "seal.hpp"
 #include "shared.hpp"
 #include "store/collective.hpp"
 
@@ -195,6 +197,7 @@ TEST(Growing, DatasetThatStartsEmptyHasChunksOfManyRows) {
   const Shared shared;
   const auto path = shared / "growing.h5";
   {
+    shared.on_first([&] { create_exclusively(path, path); });
     CollectiveFile file(shared.world, path, path);
     file.add({"long", {DType::f64, 0}, {0}, "1", "starts empty", {}, {}}, true, 0);
     file.close();
@@ -216,12 +219,13 @@ TEST(Verify, NamesWhatIsWrong) {
   const auto path = shared / "sweep.h5";
   shared.on_first([&] {
     const auto bytes = slurp(path);
-    const auto problems_after = [&](const std::function<void(hid_t)>& change) {
+    const auto problems_after = [&](const std::function<void(hid_t)>& change, bool sealed = true) {
       spill(path, bytes);
       const hid_t file = H5Fopen(path.c_str(), H5F_ACC_RDWR, H5P_DEFAULT);
       EXPECT_GE(file, 0);
       change(file);
       H5Fclose(file);
+      if (sealed) seal(path);
       std::string text;
       for (const auto& problem : verify(path).problems) text += problem + "\n";
       return text;
@@ -233,21 +237,29 @@ TEST(Verify, NamesWhatIsWrong) {
       EXPECT_GE(H5Dwrite(dataset, H5T_NATIVE_INT64, H5S_ALL, H5S_ALL, H5P_DEFAULT, offsets.data()), 0);
       H5Dclose(dataset);
     });
-    EXPECT_NE(text.find("sweep.h5: the digest does not fit"), std::string::npos) << text;
     EXPECT_NE(text.find("sweep.h5: dataset arrays/steps/loss/offsets: the offsets do not run"), std::string::npos) << text;
+    text = problems_after([](hid_t file) { H5Ldelete(file, "trials/whole", H5P_DEFAULT); }, false);
+    EXPECT_NE(text.find("sweep.h5: the digest does not fit"), std::string::npos) << text;
     text = problems_after([](hid_t file) { H5Ldelete(file, "trials/state", H5P_DEFAULT); });
     EXPECT_NE(text.find("dataset trials/state: it is missing"), std::string::npos) << text;
     text = problems_after([](hid_t file) {
       const hsize_t one = 1;
       const hid_t space = H5Screate_simple(1, &one, nullptr);
       const double value = 1;
-      const hid_t dataset = H5Dcreate2(file, "metrics/foreign", H5T_NATIVE_DOUBLE, space, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT);
-      H5Dwrite(dataset, H5T_NATIVE_DOUBLE, H5S_ALL, H5S_ALL, H5P_DEFAULT, &value);
-      H5Dclose(dataset);
+      const hid_t properties = H5Pcreate(H5P_DATASET_CREATE);
+      const hid_t plain = H5Dcreate2(file, "metrics/foreign", H5T_NATIVE_DOUBLE, space, H5P_DEFAULT, properties, H5P_DEFAULT);
+      H5Pset_chunk(properties, 1, &one);
+      H5Pset_fletcher32(properties);
+      const hid_t short_one = H5Dcreate2(file, "metrics/short", H5T_NATIVE_DOUBLE, space, H5P_DEFAULT, properties, H5P_DEFAULT);
+      for (const hid_t dataset : {plain, short_one}) {
+        H5Dwrite(dataset, H5T_NATIVE_DOUBLE, H5S_ALL, H5S_ALL, H5P_DEFAULT, &value);
+        H5Dclose(dataset);
+      }
+      H5Pclose(properties);
       H5Sclose(space);
     });
     EXPECT_NE(text.find("dataset metrics/foreign: it has no checksum"), std::string::npos) << text;
-    EXPECT_NE(text.find("dataset metrics/foreign: it does not have one value per trial"), std::string::npos) << text;
+    EXPECT_NE(text.find("dataset metrics/short: it does not have one value per trial"), std::string::npos) << text;
     text = problems_after([](hid_t file) {
       const std::int64_t version = 9;
       const hid_t attribute = H5Aopen(file, "version", H5P_DEFAULT);

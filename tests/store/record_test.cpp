@@ -2,12 +2,14 @@
 #include <gtest/gtest.h>
 #include <hdf5.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 
 #include <csignal>
 #include <cstdio>
 
 #include "moesweep/core/error.hpp"
+#include "moesweep/store/aggregate.hpp"
 #include "moesweep/store/record.hpp"
 #include "samples.hpp"
 #include "store/layout.hpp"
@@ -28,6 +30,15 @@ std::string message_of(Work&& work, ErrorKind kind) {
   }
   ADD_FAILURE() << "no error was thrown";
   return {};
+}
+
+/// Opens the file with plain HDF5, changes it, and closes it.
+template <class Change>
+void change(const std::filesystem::path& path, Change&& work) {
+  const hid_t file = H5Fopen(path.c_str(), H5F_ACC_RDWR, H5P_DEFAULT);
+  ASSERT_GE(file, 0);
+  work(file);
+  H5Fclose(file);
 }
 
 TEST(Record, RoundTripOfEveryTypeAndShape) {
@@ -96,16 +107,62 @@ TEST(Record, BadNamesAreRefused) {
   EXPECT_TRUE(names_in(folder.path()).empty());
 }
 
-TEST(Record, IsValidTrial) {
+using Kind = TrialFinding::Kind;
+
+TEST(FindTrial, TellsWholeFilesFromDamagedOnesAndFromThoseThatCannotBeRead) {
   const Folder folder;
-  write_trial(folder / "trial.h5", trial(4));
-  EXPECT_TRUE(is_valid_trial(folder / "trial.h5", "id004"));
-  EXPECT_FALSE(is_valid_trial(folder / "trial.h5", "id005"));
-  EXPECT_FALSE(is_valid_trial(folder / "none.h5", "id004"));
-  EXPECT_FALSE(is_valid_trial(folder.path(), "id004"));
-  const auto bytes = slurp(folder / "trial.h5");
+  const auto path = folder / "trial.h5";
+  const Published published = write_trial(path, trial(4));
+  for (const Published& known : {Published{}, published, Published{std::string(64, '0'), published.digest, published.bytes}}) {
+    const auto found = find_trial(path, "id004", known);
+    EXPECT_EQ(found.kind, Kind::valid) << found.why;
+    EXPECT_EQ(found.state, trial(4).state);
+    EXPECT_EQ(found.published.sha256, published.sha256);
+    EXPECT_EQ(found.published.digest, published.digest);
+    EXPECT_EQ(found.published.bytes, published.bytes);
+  }
+  EXPECT_EQ(find_trial(path, "id005").kind, Kind::damaged);
+  EXPECT_EQ(find_trial(folder / "none.h5", "id004").kind, Kind::absent);
+  EXPECT_EQ(find_trial(path / "inside", "id004").kind, Kind::absent);
+  const auto bytes = slurp(path);
   spill(folder / "half.h5", bytes.substr(0, bytes.size() / 2));
-  EXPECT_FALSE(is_valid_trial(folder / "half.h5", "id004"));
+  EXPECT_EQ(find_trial(folder / "half.h5", "id004", published).kind, Kind::damaged);
+  spill(folder / "empty.h5", "");
+  EXPECT_EQ(find_trial(folder / "empty.h5", "id004").kind, Kind::damaged);
+  // What is no file of moesweep at all is left alone.
+  EXPECT_EQ(find_trial(folder.path(), "id004").kind, Kind::unreadable);
+  ASSERT_EQ(::mkfifo((folder / "pipe").c_str(), 0600), 0);
+  EXPECT_EQ(find_trial(folder / "pipe", "id004").kind, Kind::unreadable);
+  change(path, [](hid_t file) {
+    const std::int64_t version = 7;
+    const hid_t attribute = H5Aopen(file, "version", H5P_DEFAULT);
+    H5Awrite(attribute, H5T_NATIVE_INT64, &version);
+    H5Aclose(attribute);
+  });
+  EXPECT_EQ(find_trial(path, "id004").kind, Kind::unreadable) << "a file of a newer moesweep is no damaged one";
+}
+
+TEST(FindTrial, AFileThatCannotBeReadJustNowIsNotDamaged) {
+  const Folder folder;
+  const auto path = folder / "trial.h5";
+  const Published published = write_trial(path, trial(4));
+  const auto with_limit = [&](int resource, rlim_t limit) {
+    rlimit before{};
+    getrlimit(static_cast<__rlimit_resource>(resource), &before);
+    const rlimit tight{limit, before.rlim_max};
+    setrlimit(static_cast<__rlimit_resource>(resource), &tight);
+    const auto found = find_trial(path, "id004", published);
+    setrlimit(static_cast<__rlimit_resource>(resource), &before);
+    return found;
+  };
+  const auto full = with_limit(RLIMIT_NOFILE, 3);
+  EXPECT_EQ(full.kind, Kind::unreadable);
+  EXPECT_NE(full.why.find("Too many open files"), std::string::npos) << full.why;
+  // A file far longer than memory: sparse, so that it takes no disk.
+  spill(folder / "long.h5", slurp(path));
+  std::filesystem::resize_file(folder / "long.h5", std::uintmax_t{1} << 42);
+  EXPECT_EQ(find_trial(folder / "long.h5", "id004").kind, Kind::unreadable);
+  EXPECT_EQ(find_trial(path, "id004", published).kind, Kind::valid);
 }
 
 TEST(Record, DamagedFilesAreNamed) {
@@ -125,15 +182,6 @@ TEST(Record, DamagedFilesAreNamed) {
     spill(path, bytes.substr(0, keep));
     EXPECT_NE(message_of(read, ErrorKind::corrupt).find("trial.h5"), std::string::npos);
   }
-}
-
-/// Opens the file with plain HDF5, changes it, and closes it.
-template <class Change>
-void change(const std::filesystem::path& path, Change&& work) {
-  const hid_t file = H5Fopen(path.c_str(), H5F_ACC_RDWR, H5P_DEFAULT);
-  ASSERT_GE(file, 0);
-  work(file);
-  H5Fclose(file);
 }
 
 TEST(Record, ForeignAndNewerFilesAreRefusedByName) {
@@ -169,7 +217,7 @@ TEST(Record, ChangesBehindTheChecksumsAreSeenByTheDigest) {
   EXPECT_NE(message_of([&] { read_trial(path); }, ErrorKind::corrupt).find("digest"), std::string::npos);
   write_trial(path, trial(2));
   change(path, [](hid_t file) { H5Ldelete(file, "header/config", H5P_DEFAULT); });
-  EXPECT_NE(message_of([&] { read_trial(path); }, ErrorKind::corrupt).find("header/config"), std::string::npos);
+  EXPECT_NE(message_of([&] { read_trial(path); }, ErrorKind::corrupt).find("digest"), std::string::npos);
 }
 
 TEST(Record, OneReaderOfFilesThatNameTheirArraysDifferently) {
@@ -182,20 +230,35 @@ TEST(Record, OneReaderOfFilesThatNameTheirArraysDifferently) {
   TrialReader reader;
   for (std::size_t i = 0; i < records.size(); ++i) {
     const auto path = folder / (std::to_string(i) + ".h5");
-    write_trial(path, *records[i]);
-    expect_equal(*records[i], reader.read(path));
+    const Published published = write_trial(path, *records[i]);
+    expect_equal(*records[i], reader.read(path, published));
+    expect_equal(*records[i], reader.read(path));  // as a file of others
   }
 }
 
-TEST(Record, AGroupInsideItselfIsReadOnce) {
+TEST(Record, FilesWithoutTheDigestOfEachContentAreReadAndOnesThatHaveSomeAreNot) {
   const Folder folder;
   const auto path = folder / "trial.h5";
   write_trial(path, trial(1));
-  const hid_t file = H5Fopen(path.c_str(), H5F_ACC_RDWR, H5P_DEFAULT);
-  EXPECT_GE(H5Lcreate_hard(file, "/", file, "steps/again", H5P_DEFAULT, H5P_DEFAULT), 0);
-  EXPECT_GE(H5Lcreate_soft("/steps/loss", file, "steps/soft", H5P_DEFAULT, H5P_DEFAULT), 0);
-  H5Fclose(file);
+  std::vector<std::string> names;
+  change(path, [&](hid_t file) {
+    names = h5::dataset_paths(file);
+    for (const auto& name : names) {
+      const hid_t dataset = H5Dopen2(file, name.c_str(), H5P_DEFAULT);
+      EXPECT_GE(H5Adelete(dataset, "content"), 0) << name;
+      H5Dclose(dataset);
+    }
+  });
   expect_equal(trial(1), read_trial(path));
+  EXPECT_TRUE(verify(path).problems.empty());
+  write_trial(path, trial(1));
+  change(path, [&](hid_t file) {
+    const hid_t dataset = H5Dopen2(file, names.back().c_str(), H5P_DEFAULT);
+    EXPECT_GE(H5Adelete(dataset, "content"), 0);
+    H5Dclose(dataset);
+  });
+  EXPECT_NE(message_of([&] { read_trial(path); }, ErrorKind::corrupt).find(names.back() + ": it has no attribute content"), std::string::npos);
+  EXPECT_FALSE(verify(path).problems.empty());
 }
 
 TEST(Record, AFullDiskLeavesTheOldFile) {

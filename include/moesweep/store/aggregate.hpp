@@ -22,6 +22,8 @@ struct SweepRow {
   std::string config;                       ///< resolved config as JSON
   std::string provenance;                   ///< JSON
   std::filesystem::path trial_file;         ///< empty when the trial left none
+  Published published = {};                 ///< of that file, where known
+  std::string warnings = {};                ///< words, separated by commas: `no_better_than_uniform`
 };
 
 struct SweepHeader {
@@ -34,6 +36,7 @@ struct SweepHeader {
 struct SweepTrial {
   std::string id;
   std::filesystem::path file;
+  Published published;  ///< as the journal has it: a file of these bytes is taken from an earlier aggregate, or read without a check first
 };
 
 /// Where an aggregate comes from. Each trial is read once, by one rank; no rank ever holds more than a part of the trials.
@@ -56,8 +59,8 @@ struct SweepMaking {
 
 /// Collective over `communicator`; every rank passes the same header and trials. Copies each trial's arrays from its file; ranks share the reading.
 /// Published by rename. A bad input names file and dataset; on any failure every rank throws. The published file's attribute `digest` is the same
-/// for any number of ranks. `earlier` may name an aggregate, `path` itself or another: when it is sound, trials whose files still have the digest
-/// that they had then are taken from it, and only the others' files are read; the result is the same.
+/// for any number of ranks. `earlier` may name an aggregate, `path` itself or another: when it is sound, trials whose published file is the one that
+/// it was made of are taken from it, and only the others' files are read; the result is the same.
 SweepMaking write_sweep(const comm::Communicator& communicator, const std::filesystem::path& path, const SweepHeader& header,
                         const SweepSource& source, const std::filesystem::path& earlier = {});
 
@@ -65,7 +68,8 @@ SweepMaking write_sweep(const comm::Communicator& communicator, const std::files
 SweepMaking write_sweep(const comm::Communicator& communicator, const std::filesystem::path& path, const SweepHeader& header,
                         const std::vector<SweepRow>& rows, const std::filesystem::path& earlier = {});
 
-/// The aggregate, opened for reading by one process. What is read is checked by HDF5's checksums; the digest is `verify`'s.
+/// The aggregate, opened for reading by one process. Opening checks the file's digest against its attributes; what is read is checked against its own
+/// digest. An older file, without digests of its own for each dataset, is read whole once.
 class SweepFile {
  public:
   explicit SweepFile(const std::filesystem::path& path);  ///< `corrupt` and `io` errors name file and dataset

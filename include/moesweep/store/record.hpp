@@ -44,16 +44,37 @@ struct TrialRecord {
   const Array* find(const std::string& path) const;
 };
 
+/// A published file as its writer knows it. The journal keeps it with the line `ended`: bytes that are known need no check in a child process.
+struct Published {
+  std::string sha256;       ///< of the file's bytes, 64 hexadecimal digits; empty: not known
+  std::string digest;       ///< of its content: the file's attribute `digest`
+  std::int64_t bytes = -1;  ///< its length
+};
+
 /// Writes and publishes trial.h5 (serial): a reader sees nothing or the whole file. `io` errors name the file; nothing half-written stays.
-void write_trial(const std::filesystem::path& path, const TrialRecord& record);
+Published write_trial(const std::filesystem::path& path, const TrialRecord& record);
 
 /// The same for trace.h5, which holds a record's id, config, provenance and arrays `trace/...`.
 void write_trace(const std::filesystem::path& path, const TrialRecord& record);
 
-/// Reads and validates a whole trial.h5; `corrupt` errors name the file and the dataset, a file of a newer format is refused by name.
-TrialRecord read_trial(const std::filesystem::path& path);
+/// Reads and validates a whole trial.h5; `corrupt` errors name the file and the dataset, a file of a newer format is refused by name. A file whose
+/// bytes are not those of `published` is first read by a child process with limits of memory and time.
+TrialRecord read_trial(const std::filesystem::path& path, const Published& published = {});
 
-/// True when the file is there, whole, and of that trial. Never throws for a missing or damaged file.
-bool is_valid_trial(const std::filesystem::path& path, const std::string& id);
+/// What stands at the place of a trial's file.
+struct TrialFinding {
+  enum class Kind { absent, valid, damaged, unreadable };
+  Kind kind = Kind::absent;
+  std::string state;    ///< of the record, when valid
+  std::string why;      ///< why it is damaged, or cannot be read just now
+  Published published;  ///< when valid
+
+  bool valid() const { return kind == Kind::valid; }
+};
+
+/// Looks, and throws for nothing that stands there. `damaged`: its bytes were read and are wrong, or of another trial. `unreadable`: they could not
+/// be read just now (permission, EIO, ESTALE, too many open files, memory), or the file is of a newer moesweep; it may be whole, and must be left
+/// alone.
+TrialFinding find_trial(const std::filesystem::path& path, const std::string& id, const Published& published = {});
 
 }  // namespace moesweep::store

@@ -11,6 +11,9 @@
 
 namespace moesweep::store {
 
+// Whoever wrote it: contiguous, compact and chunked datasets are read, virtual and external ones and links never; sizes are checked before
+// anything is allocated, and the file is first read by a child process with limits of memory and time.
+
 /// The names of all datasets, sorted, without a leading slash. `io` and `corrupt` errors name the file.
 std::vector<std::string> tensor_names(const std::filesystem::path& path);
 
