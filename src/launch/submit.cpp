@@ -37,6 +37,15 @@ namespace {
 
 constexpr std::int64_t kUsualSignalSeconds = 300;
 
+/// Whether something is there. What cannot be looked at is an `io` error: it may be there.
+bool is_there(const fs::path& path) {
+  std::error_code code;
+  const fs::file_status status = fs::status(path, code);
+  if (status.type() == fs::file_type::not_found) return false;
+  if (code) throw_io("cannot look at it", path, code.value());
+  return true;
+}
+
 /// Held for one submit or cancel of a folder at a time; released by closing, so also by death.
 class SubmitLock {
  public:
@@ -72,8 +81,7 @@ class Records {
   };
 
   explicit Records(const fs::path& sweep_folder) : file_(sweep_folder / "slurm" / "submissions.jsonl") {
-    std::error_code none;
-    if (!fs::exists(file_, none)) return;
+    if (!is_there(file_)) return;
     std::istringstream lines(read_text(file_));
     for (std::string line; std::getline(lines, line);) {
       // The last line may have been cut by a full disk or a power failure.
@@ -118,8 +126,7 @@ class Records {
 
  private:
   bool needs_break() const {
-    std::error_code none;
-    if (!fs::exists(file_, none)) return false;
+    if (!is_there(file_)) return false;
     const std::string text = read_text(file_);
     return !text.empty() && text.back() != '\n';
   }
@@ -300,7 +307,7 @@ class Submitter {
   /// The same without touching the folder, which need not be there.
   std::vector<plan::Job> open_jobs_unprepared() {
     std::map<std::string, store::TrialStatus> states;
-    if (std::error_code none; fs::exists(options_.folder / "plan.json", none))
+    if (is_there(options_.folder / "plan.json"))
       for (const TrialStanding& trial : standings_of(options_.folder, read_outline(options_.folder)).trials) states[trial.id] = trial.status;
     std::vector<plan::Job> jobs;
     const plan::MachineSpeed speed = plan::machine_speed();
@@ -502,7 +509,7 @@ Submission submit(const spec::Sweep& sweep, const SubmitOptions& options) { retu
 std::vector<SubmittedJob> cancel(const fs::path& sweep_folder, const CancelOptions& options) {
   require_sweep_folder(sweep_folder);
   std::vector<SubmittedJob> cancelled;
-  if (std::error_code none; !fs::exists(sweep_folder / "slurm" / "submissions.jsonl", none)) return cancelled;
+  if (!is_there(sweep_folder / "slurm" / "submissions.jsonl")) return cancelled;
   const SubmitLock lock(sweep_folder / "slurm");
   Records records(sweep_folder);
   Slurm slurm = slurm_of(options.patience_seconds, options.call_seconds);
