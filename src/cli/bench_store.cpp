@@ -388,6 +388,18 @@ void add_bench_store(CLI::App& group, Invocation& invocation) {
               fs::create_directories(options->folder);
               made = options->folder;
             }
+            // Trial files, the aggregate of about the same size, and what is written beside them.
+            constexpr double kBytesOfTrial = 2.0 * 110 * 1024;
+            const double needed = kBytesOfTrial * static_cast<double>(options->trials);
+            std::error_code unknown;
+            const auto space = fs::space(made, unknown);
+            if (!unknown && static_cast<double>(space.available) < needed) {
+              if (options->folder.empty()) fs::remove(made, unknown);
+              throw Error(ErrorKind::io,
+                          fmt::format("{} trials need about {}, and {} are free", options->trials, bytes_in_words(needed),
+                                      bytes_in_words(static_cast<double>(space.available))),
+                          made, "give fewer --trials or another --folder");
+            }
           },
           "making of a folder");
       const fs::path folder = world.broadcast(made, 0, "folder");
