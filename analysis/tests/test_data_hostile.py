@@ -258,9 +258,9 @@ def measured(config: Path, file_bytes: int = 4 << 30) -> tuple[int, int, str]:
 
 
 def bomb(path: Path, size: int) -> None:
-    with gzip.open(path, "wb", compresslevel=1) as file:
+    with gzip.open(path, "wb") as file:
         for _ in range(size // MIB):
-            file.write(b"a line of text\n\n" * (MIB // 16))
+            file.write(b"x" * (MIB - 2) + b"\n\n")
 
 
 def endless(path: Path, size: int) -> None:

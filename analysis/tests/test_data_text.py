@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import html
 import json
 import pickle
+import re
 from pathlib import Path
 
 import pytest
@@ -84,6 +86,56 @@ def test_any_plain_text_comes_through(text: str) -> None:
     expected = " ".join(text.split())
     found = texts(help_page(f'<p id="par_1">{text}</p>'))
     assert found == ([expected] if len(expected.encode()) >= html_text.MINIMUM_BYTES else [])
+
+
+DROPPED = re.compile(r"<(pre|code|script|style)\b[^>]*>.*?</\1\s*>", re.DOTALL | re.IGNORECASE)
+BLOCK = re.compile(r"<(p|h[1-6])\b([^>]*)>(.*?)</\1\s*>", re.DOTALL | re.IGNORECASE)
+ANY_BLOCK = re.compile(
+    r"<(p|h[1-6]|li|dd|dt)\b[^>]*>(.*?)(?=</\1\s*>|<(?:p|h[1-6]|li|dd|dt|ul|ol|dl|table)\b)", re.DOTALL | re.IGNORECASE
+)
+PARTS = [
+    "<p",
+    "</p>",
+    "</P >",
+    "<h1",
+    "</h1",
+    "<li>",
+    "</li>",
+    "<pre",
+    "</pre>",
+    "<CODE>",
+    "</code\n>",
+    "<code",
+    ">",
+    "<",
+    "</",
+    "<ul>",
+]
+PARTS += [' id="par_1"', 'id="hd_2"', '"', " ", "x", "&amp;", f"<p id='a'>{LONG}", LONG, "<dt/>", "<pq>", "<style>"]
+
+
+@given(st.lists(st.sampled_from(PARTS), max_size=40))
+def test_elements_are_those_of_the_whole_expressions(parts: list[str]) -> None:
+    """The recipe in three regular expressions, as an oracle: they are exact, and slow on tags that nothing closes."""
+    page = "".join(parts)
+    body = DROPPED.sub("", page)
+    assert html_text._without_code(page) == body
+    marked = [(re.search(r'\bid="((?:par_|hd_)[^"]*)"', m.group(2)), m.group(3)) for m in BLOCK.finditer(body)]
+    found = [(block.attributes, block.content) for block in html_text._elements(body, html_text._BLOCK, html_text._END)]
+    assert found == [(m.group(2), m.group(3)) for m in BLOCK.finditer(body)]
+    assert len(html_text.help_paragraphs(f'id="DisplayArea"{page}')) <= len([mark for mark, _ in marked if mark])
+    cleaned = [" ".join(html.unescape(re.sub("<[^>]*>", "", m.group(2))).split()) for m in ANY_BLOCK.finditer(body)]
+    assert [text for _, text in html_text.plain_paragraphs(page)] == [t for t in cleaned if len(t.encode()) >= 24]
+
+
+@pytest.mark.parametrize(
+    "part", ["<p", "<pre>", "<p>x", '<p id="par_1">x', "<", "<p id=a", "<code </code ", "<li>x<pre"]
+)
+def test_a_page_of_unclosed_tags_takes_no_square_of_its_length(part: str) -> None:
+    """A megabyte each: by whole expressions this takes an hour, and the test's time limit ends it."""
+    page = part * (1_000_000 // len(part))
+    assert html_text.help_paragraphs(f'id="DisplayArea"{page}') == []
+    assert len(html_text.plain_paragraphs(f"<p>{page}</p>")) <= 1
 
 
 def help_deb(folder: Path, language: str, pages: dict[str, str]) -> Path:

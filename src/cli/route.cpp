@@ -12,6 +12,7 @@
 #include "moesweep/core/publish.hpp"
 #include "moesweep/core/version.hpp"
 #include "moesweep/spec/presets.hpp"
+#include "moesweep/store/output.hpp"
 #include "moesweep/store/tensors.hpp"
 #include "moesweep/train/config.hpp"
 
@@ -62,6 +63,7 @@ void apply_router(const RouteOptions& options) {
     if (known == train::route_datasets().end()) log::warning(fmt::format("{}: the dataset {} is none that route reads", options.input, name));
     else request.inputs.push_back(store::read_tensor(options.input, name, known->dimensions));
   }
+  store::require_own_output(options.output, "router");
   const train::Routed routed = train::route(request);
   for (const std::string& note : routed.notes) log::warning(note);
   const auto flag = [](bool value) { return std::string(value ? "true" : "false"); };

@@ -138,6 +138,22 @@ void add_run(CLI::App& app, Invocation& invocation) {
   });
 }
 
+namespace {
+
+/// The folder's config.yaml is replaced by that of the trial `id`: an `io` error when it is another trial's, or somebody's own.
+void require_own_config(const std::filesystem::path& file, const std::string& id) {
+  std::error_code absent;
+  if (std::filesystem::symlink_status(file, absent).type() == std::filesystem::file_type::not_found) return;
+  std::string found;
+  try {
+    found = train::id_of(spec::load_trial(file.string()));
+  } catch (const Error&) {
+  }
+  if (found != id) throw Error(ErrorKind::io, "it is there already, and it is not this trial's", file.string(), "choose another folder with --out");
+}
+
+}  // namespace
+
 void add_train(CLI::App& app, Invocation& invocation) {
   struct Options {
     std::string trial, router, out;
@@ -171,6 +187,7 @@ void add_train(CLI::App& app, Invocation& invocation) {
             folder = options->out.empty() ? std::filesystem::path("runs") / ("train-" + id) : std::filesystem::path(options->out);
             file = folder / "trial.h5";
             require_replaceable(file);
+            require_own_config(folder / "config.yaml", id);
             const store::TrialFinding found = store::find_trial(file, id);
             there = found.valid();
             if (found.kind == store::TrialFinding::Kind::unreadable)

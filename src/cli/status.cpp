@@ -17,6 +17,7 @@
 #include <set>
 
 #include "cli.hpp"
+#include "moesweep/core/log.hpp"
 #include "moesweep/core/text.hpp"
 #include "moesweep/launch/run.hpp"
 #include "moesweep/launch/status.hpp"
@@ -57,7 +58,12 @@ class Queue {
     constexpr auto kBetween = std::chrono::seconds(30);
     constexpr double kLimitSeconds = 10.0;
     if (!asked_ || Clock::now() - *asked_ >= kBetween) {
-      entries_ = launch::queue_of(folder_, kLimitSeconds);
+      try {
+        entries_ = launch::queue_of(folder_, kLimitSeconds);
+      } catch (const Error& error) {  // where the trials stand is told all the same
+        entries_.reset();
+        log::warning(fmt::format("{}: {}", error.where(), error.message()));
+      }
       asked_ = Clock::now();
     }
     return entries_;

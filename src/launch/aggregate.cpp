@@ -19,6 +19,7 @@
 #include "moesweep/launch/folder.hpp"
 #include "moesweep/launch/status.hpp"
 #include "moesweep/spec/sweep.hpp"
+#include "moesweep/store/output.hpp"
 #include "moesweep/train/warnings.hpp"
 
 namespace moesweep::launch {
@@ -192,6 +193,14 @@ class References {
 }  // namespace
 
 Aggregation aggregate(const comm::Communicator& world, const fs::path& sweep_folder, const fs::path& file) {
+  // The folder's own sweep.h5 is replaced whatever is wrong with it; a file that a person names only when it is an aggregate.
+  world.agree(
+      [&] {
+        std::error_code none;
+        if (world.rank() == 0 && !file.empty() && !fs::equivalent(file, sweep_folder / "sweep.h5", none))
+          store::require_own_output(file, "format", "moesweep-sweep");
+      },
+      "look at the file to write");
   // One rank looks at plan and journal, which may change meanwhile; all use what it saw.
   std::string seen;
   world.agree(

@@ -188,6 +188,24 @@ std::optional<Error> error_of_disk(const std::exception& error, const fs::path& 
   return std::nullopt;
 }
 
+/// On every rank of the gang the data of the trial, or the error of one of them. The first opening of a token store on a machine digests all of it,
+/// so the ranks of other machines wait without a timeout.
+const data::Source& open_data(const train::TrialConfig& config, const comm::Communicator& gang, const AttemptContext& context) {
+  constexpr double kNoTimeout = 1e9;  // seconds
+  comm::watchdog::set_timeout(kNoTimeout);
+  const data::Source* source = nullptr;
+  gang.agree(
+      [&] {
+        source = &context.sources.of(config.data);
+        if (!context.data_digest.empty() && source->digest() != context.data_digest)
+          throw Error(ErrorKind::data,
+                      fmt::format("the data has digest {:.12}, the sweep was planned with {:.12}", source->digest(), context.data_digest), "",
+                      "did the token store change meanwhile?");
+      },
+      "opening of the data");
+  return *source;
+}
+
 /// The first line of a message that may hold a stack trace.
 std::string first_line(const std::string& text) { return text.substr(0, text.find('\n')); }
 
@@ -247,7 +265,6 @@ Ending attempt_trial(const std::string& id, const train::TrialConfig& config, co
     log->line(fmt::format("trial {} on {} rank{} of {}", id, gang.size(), gang.size() == 1 ? "" : "s", host_name()));
     observer.emplace(*log, context, config.step_tokens());
   }
-  comm::watchdog::set_timeout(config.comm.timeout_seconds);
 
   const Limits& limits = context.options.limits;
   AttemptClock::Rules rules{context.options.stop, context.deadline, limits.trial_timeout_seconds, limits.stall_seconds, {}, {}, {}};
@@ -266,14 +283,14 @@ Ending attempt_trial(const std::string& id, const train::TrialConfig& config, co
   std::optional<Error> of_files;
   std::optional<WatchedSource> watched;
   const fs::path checkpoint = folder / "checkpoint.h5";
+  std::error_code none;
+  const bool goes_on = fs::exists(fs::symlink_status(checkpoint, none));  // from it: the first to use it reads it
   // The same on every rank: a failure that all know of, before the first step or evaluation.
   bool may_have_begun = true;
   const auto has_begun = [&] { return gang.maximum(observer && observer->began() ? 1 : 0, "look for the start of the trial") != 0; };
   try {
-    const data::Source& source = watched.emplace(context.sources.of(config.data));
-    if (!context.data_digest.empty() && source.digest() != context.data_digest)
-      throw Error(ErrorKind::data, fmt::format("the data has digest {:.12}, the sweep was planned with {:.12}", source.digest(), context.data_digest),
-                  "", "did the token store change meanwhile?");
+    const data::Source& source = watched.emplace(open_data(config, gang, context));
+    comm::watchdog::set_timeout(config.comm.timeout_seconds);
     train::RunOptions options;
     options.folder = folder;
     options.stop = &clock->stop();
@@ -319,7 +336,7 @@ Ending attempt_trial(const std::string& id, const train::TrialConfig& config, co
       const bool of_io = known != nullptr && known->kind() == ErrorKind::io;
       const bool of_data = of_io && (!watched || watched->threw(known->where()));
       if (of_io && (gang.size() == 1 || agreed)) {
-        const bool of_checkpoint = !may_have_begun && known->where() == checkpoint.string();
+        const bool of_checkpoint = goes_on && !may_have_begun && known->where() == checkpoint.string();
         if (gang.maximum(of_data || of_checkpoint ? 1 : 0, "whose failure it is") != 0) {
           of_files.reset();
           ending.state = kUnreadable;

@@ -181,6 +181,7 @@ SweepPlan plan_of(const JsonView& view) {
     trial.id = std::move(id);
     trial.data_digest = entry["data_digest"].text();
     trial.removed = removed_in(entry);
+    if (const auto steps = entry.find("steps")) (void)steps->integer(0, kMostCount);
     if (const auto layouts = entry.find("earlier_layouts")) {
       for (const JsonView& layout : layouts->elements()) trial.earlier_layouts.push_back(layout.object());
     }
@@ -231,8 +232,25 @@ PlanOutline read_outline(const fs::path& sweep_folder) {
   });
 }
 
+namespace {
+
+constexpr std::string_view kResolvedHeading = "# The sweep as resolved by moesweep; its trials are in plan.json.\n";
+
+/// A sweep.yaml of our own begins with that heading. Somebody's own file of that name would be replaced: an `io` error.
+void require_own_sweep_file(const fs::path& sweep_folder) {
+  const fs::path file = sweep_folder / "sweep.yaml";
+  std::error_code absent;
+  if (fs::symlink_status(file, absent).type() == fs::file_type::not_found) return;
+  if (!read_text(file).starts_with(kResolvedHeading))
+    throw Error(ErrorKind::io, "it is there already, and moesweep did not write it: a sweep folder has a sweep.yaml of its own", file.string(),
+                "choose another folder with --out");
+}
+
+}  // namespace
+
 SweepPlan prepare_folder(const fs::path& sweep_folder, const spec::Sweep& sweep, const Json& provenance,
                          const std::function<std::string(const data::DataConfig&)>& digest_of_data, bool layout_given) {
+  require_own_sweep_file(sweep_folder);
   std::error_code failure;
   fs::create_directories(sweep_folder / "trials", failure);
   if (!failure) fs::create_directories(sweep_folder / "journal", failure);
@@ -281,7 +299,7 @@ SweepPlan prepare_folder(const fs::path& sweep_folder, const spec::Sweep& sweep,
     planned.removed = false;
   }
   if (plan.json().dump() != before) {
-    publish_text(sweep_folder / "sweep.yaml", "# The sweep as resolved by moesweep; its trials are in plan.json.\n" + spec::yaml_text(plan.resolved));
+    publish_text(sweep_folder / "sweep.yaml", std::string(kResolvedHeading) + spec::yaml_text(plan.resolved));
     publish_text(sweep_folder / "plan.json", plan.json().dump(1) + "\n");
   }
   return plan;

@@ -103,6 +103,8 @@ class Launch {
   void prepare() {
     std::string told;
     const Json hosts = machines_of(world_);
+    const double timeout = comm::watchdog::timeout_seconds();
+    comm::watchdog::set_timeout(kNoTimeout);  // rank 0 may have to digest a large token store
     world_.agree(
         [&] {
           if (world_.rank() != 0) return;
@@ -116,6 +118,7 @@ class Launch {
           told = what_is_known(plan).dump();
         },
         "preparation of the sweep folder");
+    comm::watchdog::set_timeout(timeout);
     const Json known = Json::parse(world_.broadcast(told, 0, "preparation of the sweep folder"));
     launch_ = known["launch"];
     if (world_.rank() != 0) be_somebody();

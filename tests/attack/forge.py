@@ -222,7 +222,7 @@ def half_allocated(file: h5py.File, path: str, _: pathlib.Path) -> None:
 
 
 def large_attribute(file: h5py.File, path: str, _: pathlib.Path) -> None:
-    file[path].attrs.create("more", np.zeros((1 << 20,), dtype="u1"))
+    file[path].attrs.create("description", np.bytes_(b"x" * (1 << 20)))
 
 
 def vlen_attribute(file: h5py.File, path: str, _: pathlib.Path) -> None:

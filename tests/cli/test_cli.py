@@ -1,4 +1,5 @@
 """The program `moesweep` and jobs/local.sh from the outside: every subcommand, exit codes, messages, resume after SIGKILL."""
+import hashlib
 import json
 import os
 import pathlib
@@ -263,6 +264,91 @@ class Errors(Case):
         self.assertIn("standard output", done.stderr)
 
 
+class Data(Case):
+    """A token store of two domains: it is trained on only as its manifest says it is."""
+
+    def setUp(self):
+        super().setUp()
+        self.store = self.folder / "data/tiny"
+        self.store.mkdir(parents=True)
+        splits = []
+        for domain, low in (("digits", 48), ("letters", 97)):
+            for split, count in (("train", 6000), ("validation", 3000)):
+                tokens = bytes(byte for i in range(count) for byte in (low + i * i % 7, 0))
+                name = f"{domain}.{split}.u16"
+                (self.store / name).write_bytes(tokens)
+                splits.append({"domain": domain, "split": split, "file": name, "encoding": "raw", "dtype": "u16", "offset_bytes": 0, "first": 0,
+                               "tokens": count, "documents": 1, "text_bytes": count, "sha256": hashlib.sha256(tokens).hexdigest()})
+        manifest = {"format": "moesweep-tokens", "version": 1, "domains": ["digits", "letters"], "sources": ["d.txt", "l.txt"],
+                    "tokenizer": {"name": "bytes", "file": None, "sha256": None, "pieces": 256, "end_of_document": 0}, "vocabulary": 256,
+                    "validation_share": 0.05, "splits": splits}
+        (self.store / "manifest.json").write_text(json.dumps(manifest))
+        (self.folder / "tiny.yaml").write_text(
+            "kind: store\nstore: tiny\ndomains: [digits, letters]\nsources: [d.txt, l.txt]\ntokenizer: bytes\nvocabulary: 256\nsequence_length: 64\n"
+        )
+        (self.folder / "sweep.yaml").write_text(
+            "sweep: tiny\nbase: models/testbed-tiny.yaml\ndata: tiny.yaml\nmodel: {width: 32, heads: 2, expert_width: 16}\n"
+            "train: {steps: 2, batch_sequences: 16, micro_batch_sequences: 2, warmup_steps: 1}\nevaluation: {every_steps: 2, tokens: 1024}\n"
+            "points: [{routing: routers/reference.yaml}]\n"
+        )
+        self.before = {name: os.environ.get(name) for name in ("MOESWEEP_DATA", "XDG_CACHE_HOME")}
+        os.environ["MOESWEEP_DATA"] = str(self.folder / "data")
+        os.environ["XDG_CACHE_HOME"] = str(self.folder / "cache")
+
+    def tearDown(self):
+        for name, value in self.before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+        super().tearDown()
+
+    def change(self):
+        path = self.store / "digits.train.u16"
+        tokens = bytearray(path.read_bytes())
+        tokens[100] ^= 1  # still a token of the vocabulary
+        path.write_bytes(tokens)
+        return path
+
+    def expect_refusal(self, path, *arguments, **options):
+        _, err = self.call(*arguments, code=5, **options)
+        self.assertIn(str(path), err)
+        self.assertIn("has another digest than the manifest says", err)
+        self.assertIn("moesweep-data verify", err)
+
+    def test_tokens_that_changed_after_the_build_are_not_trained_on(self):
+        path = self.change()
+        self.expect_refusal(path, "run", "sweep.yaml")
+        self.expect_refusal(path, "run", "sweep.yaml", ranks=2)
+        self.assertFalse(list(self.folder.glob("runs/tiny/trials/*/*")))
+
+    def test_digests_are_remembered_unless_asked_for(self):
+        time.sleep(2.2)  # what changed less than 2 s ago is not remembered
+        out, _ = self.call("run", "sweep.yaml", ranks=2)
+        self.assertIn("1 done", out)
+        (cache,) = (self.folder / "cache/moesweep").glob("digests-*.json")
+        remembered = json.loads(cache.read_text())
+        self.assertEqual(len(remembered["files"]), 4)
+        path = self.change()
+        state = path.stat()
+        entry = remembered["files"][path.name]
+        for key, time_ns in (("modified", state.st_mtime_ns), ("changed", state.st_ctime_ns)):
+            entry[key] = list(divmod(time_ns, 10**9))
+        cache.write_text(json.dumps(remembered))
+        config = next(self.folder.glob("runs/tiny/trials/*/*/config.yaml"))
+        self.call("run", "sweep.yaml", "--out", "runs/believed")
+        self.expect_refusal(path, "run", "sweep.yaml", "--out", "runs/verified", "--verify-data")
+        out, _ = self.call("train", config, "--out", "runs/one", "--verify-data", code=1)
+        self.assertIn("has another digest than the manifest says", json.loads(out)["reason"])
+
+    def test_a_manifest_with_an_impossible_number_is_corrupt(self):
+        manifest = json.loads((self.store / "manifest.json").read_text())
+        manifest["splits"][1]["text_bytes"] = -7
+        (self.store / "manifest.json").write_text(json.dumps(manifest))
+        _, err = self.call("run", "sweep.yaml", code=5)
+        self.assertIn(str(self.store / "manifest.json"), err)
+        self.assertIn("splits[1].text_bytes: expected an integer from 0 to", err)
+
+
 class Running(Case):
     def test_a_part_first_and_the_rest_later(self):
         ids = [trial["id"] for trial in json.loads(self.call("plan", "smoke", "--json")[0])["trials"]]
@@ -415,10 +501,12 @@ class Running(Case):
     def test_local_script_runs_a_sweep_to_its_aggregate(self):
         script = pathlib.Path(__file__).resolve().parents[2] / "jobs/local.sh"
         command = ["bash", script, "smoke", "--ranks", "2", "train.steps=2", "train.warmup_steps=1"]
+        (self.folder / "json.py").write_text("open('OWNED', 'w')\nraise SystemExit('not a module of this folder')\n")
         for _ in range(2):
             done = subprocess.run(command, cwd=self.folder, check=False, capture_output=True, text=True, timeout=200)
             self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
             self.assertIn("runs/smoke/sweep.h5: sound", done.stdout)
+            self.assertFalse((self.folder / "OWNED").exists(), "a json.py of the person's folder was run")
         self.assertIn("nothing to do", done.stderr)
         broken = subprocess.run([*command[:3], "train.stesp=1"], cwd=self.folder, check=False, capture_output=True, text=True, timeout=60)
         self.assertEqual(broken.returncode, 3, broken.stderr)
@@ -779,6 +867,115 @@ class Faults(Case):
             _, err = self.call("run", "smoke", option, word, code=2)
             self.assertIn(option, err, option)
         self.call("retry", "nowhere", code=4)
+
+
+class Trust(Case):
+    """A sweep folder into which others wrote, or of which a file cannot be read just now."""
+
+    ONE = ["run", "smoke", "train.steps=4", "evaluation.every_steps=4"]
+
+    def sweep(self, *more, code=0, **options):
+        return self.call(*self.ONE, *more, code=code, **options)
+
+    def setUp(self):
+        super().setUp()
+        self.sweep()
+        self.runs = self.folder / "runs/smoke"
+        self.trials = sorted(file.parent for file in self.runs.glob("trials/*/*/trial.h5"))
+        self.assertGreaterEqual(len(self.trials), 1)
+
+    def test_an_unreadable_file_is_left_alone_and_the_run_ends_with_4(self):
+        victim = self.trials[0] / "trial.h5"
+        whole = victim.read_bytes()
+        victim.unlink()
+        victim.symlink_to("trial.h5")  # to itself: nobody can open it
+        journal = self.journal(self.runs)
+        out, err = self.sweep(code=4)
+        self.assertIn("1 unreadable", out)
+        self.assertIn("moesweep: io error: 1 trial was left alone", err)
+        self.assertIn(f"{victim.relative_to(self.folder)}: ", err)
+        self.assertTrue(victim.is_symlink())
+        self.assertEqual(self.journal(self.runs), journal)
+        # Others run: a trial that is added ends well.
+        out, err = self.sweep("seed=[1,2]", code=4)
+        self.assertIn("1 unreadable", out)
+        self.assertEqual(len(list(self.runs.glob("trials/*/*/config.yaml"))), 2 * len(self.trials))
+        states = json.loads(self.call("status", self.runs, "--json", code=1)[0])["states"]
+        self.assertEqual(states, {"done": 2 * len(self.trials) - 1, "unreadable": 1})
+        self.assertIn("unreadable", self.call("status", self.runs, code=1)[0])
+        self.assertIn(str(victim.relative_to(self.folder)), self.call("aggregate", "runs/smoke", code=4)[1])
+        self.assertFalse((self.runs / "sweep.h5").exists())
+        victim.unlink()
+        victim.write_bytes(whole)
+        self.sweep("seed=[1,2]")
+        self.assertEqual(victim.read_bytes(), whole)
+
+    def test_on_two_ranks_too(self):
+        victim = self.trials[0] / "trial.h5"
+        victim.unlink()
+        victim.symlink_to("trial.h5")
+        err = self.sweep("seed=[1,2,3]", ranks=2, code=4)[1]
+        self.assertEqual(err.count("moesweep: io error"), 1)
+        self.assertTrue(victim.is_symlink())
+
+    def test_a_damaged_file_is_kept_and_the_trial_runs_again(self):
+        victim = self.trials[0] / "trial.h5"
+        victim.write_bytes(b"torn")
+        self.sweep()
+        self.assertEqual((self.trials[0] / "trial.h5.damaged").read_bytes(), b"torn")
+        self.call("verify", victim)
+
+    def test_lines_and_files_of_others_in_the_journal_are_listed(self):
+        trial = self.trials[0].name
+        lines = [{"event": "started", "trial": trial, "attempt": 2, "owner": {"process": "x"}},
+                 {"event": "ended", "trial": trial, "attempt": 2147483648, "state": "preempted"},
+                 {"event": "ended", "trial": trial, "attempt": "many", "state": "preempted"}]
+        (self.runs / "journal/foreign.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + "x\n" * 5)
+        os.mkfifo(self.runs / "journal/pipe.jsonl")
+        (self.runs / "journal/zero.jsonl").symlink_to("/dev/zero")
+        text = self.call("status", "runs/smoke")[0]
+        self.assertIn("journal: 10 problems", text)
+        self.assertIn("foreign.jsonl:1: ", text)
+        self.assertIn("and 5 more: --json lists them", text)
+        told = json.loads(self.call("status", "runs/smoke", "--json")[0])
+        self.assertEqual(len(told["problems"]), 10)
+        self.assertEqual(told["states"], {"done": len(self.trials)})
+        self.assertIn("journal: ", self.sweep()[1])
+        self.call("aggregate", "runs/smoke")
+
+    def test_attempts_made_by_hand_hide_nothing(self):
+        for name in ["attempt-2147483647", "attempt-999999999999"]:
+            (self.trials[0] / name).mkdir()
+        before = (self.trials[0] / "trial.h5").read_bytes()
+        self.assertIn("nothing to do", self.sweep()[1])
+        self.assertEqual((self.trials[0] / "trial.h5").read_bytes(), before)
+
+    def test_a_plan_whose_ids_leave_the_folder_renames_nothing(self):
+        outside = self.folder / "outside"
+        outside.mkdir()
+        (outside / "trial.h5").write_text("precious")
+        plan = json.loads((self.runs / "plan.json").read_text())
+        plan["trials"][0]["id"] = "../../../../outside"
+        (self.runs / "plan.json").write_text(json.dumps(plan))
+        (self.runs / "trials/..").mkdir(exist_ok=True)
+        (self.runs / "journal/foreign.jsonl").write_text(
+            json.dumps({"event": "ended", "trial": "../../../../outside", "attempt": 1, "state": "diverged"}) + "\n")
+        for arguments in [["retry", "runs/smoke", "--state", "diverged"], ["status", "runs/smoke"], ["aggregate", "runs/smoke"]]:
+            self.assertIn("runs/smoke/plan.json: trials[0].id: expected the 16 hexadecimal digits of a trial", self.call(*arguments, code=5)[1])
+        self.assertEqual((outside / "trial.h5").read_text(), "precious")
+
+    def test_no_better_than_uniform_is_said_wherever_the_trial_is_shown(self):
+        out, err = self.call("run", "smoke", "train.steps=2", "evaluation.every_steps=2", "train.learning_rate=1e-9", "--out", "runs/idle")
+        self.assertIn("warning: no_better_than_uniform", err)
+        self.assertIn("no_better_than_uniform", self.call("status", "runs/idle")[0])
+        told = json.loads(self.call("status", "runs/idle", "--json")[0])
+        self.assertEqual({tuple(trial["warnings"]) for trial in told["trials"]}, {("no_better_than_uniform",)})
+        self.call("aggregate", "runs/idle")
+        rows = json.loads(self.call("results", "runs/idle/sweep.h5")[0])
+        self.assertEqual({tuple(row["warnings"]) for row in rows}, {("no_better_than_uniform",)})
+        self.call("aggregate", "runs/smoke")
+        for row in json.loads(self.call("results", "runs/smoke/sweep.h5")[0]):
+            self.assertIsInstance(row["warnings"], list)
 
 
 class Aggregating(Case):

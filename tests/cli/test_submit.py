@@ -353,12 +353,14 @@ class Inheriting(Case):
         report.write_text('#!/bin/bash\nprintenv MOESWEEP_TEST_TOKEN > "$FAKE_SLURM/report-saw"\n')
         report.chmod(0o755)
         # srun as 22.05: ranks get what SLURM_EXPORT_ENV says.
-        (self.bin / "srun").write_text("""#!/usr/bin/python3
+        srun = self.bin / "srun"
+        srun.write_text("""#!/usr/bin/python3
 import json, os, pathlib
 export = os.environ.get("SLURM_EXPORT_ENV", "ALL")
 ranks = {name: value for name, value in os.environ.items() if export == "ALL" or name in export.split(",")}
 pathlib.Path(os.environ["FAKE_SLURM"], "ranks").write_text(json.dumps(ranks))
 """)
+        srun.chmod(0o755)
 
     def run_job(self, job, code=0):
         """With the environment that Slurm gives it: what was exported, and this test's tools."""

@@ -168,7 +168,8 @@ TEST(Aggregate, ASecondOneReadsOnlyWhatIsNew) {
   world.barrier("run");
   aggregate(world, folder);
   same_as_scratch("back");
-  for (const store::SweepRow& row : store::SweepFile(folder / "sweep.h5").rows())
+  const store::SweepFile made(folder / "sweep.h5");
+  for (const store::SweepRow& row : made.rows())
     EXPECT_EQ(row.reason.starts_with("not in the sweep file any more"), row.id == added.id) << row.reason;
   world.barrier("the test has looked");
 }
@@ -236,7 +237,8 @@ TEST(Aggregate, WarningsOfATrialAreInItsRow) {
   for (const char* round : {"first", "from the earlier one"}) {
     aggregate(world, folder);
     std::map<std::string, std::string> warnings;
-    for (const store::SweepRow& row : store::SweepFile(folder / "sweep.h5").rows()) warnings[row.id] = row.warnings;
+    const store::SweepFile made(folder / "sweep.h5");
+    for (const store::SweepRow& row : made.rows()) warnings[row.id] = row.warnings;
     for (std::size_t i = 0; i < 4; ++i) EXPECT_EQ(warnings[sweep.trials[i].id], i < 2 ? "" : "no_better_than_uniform") << round;
     world.barrier("compared");
   }

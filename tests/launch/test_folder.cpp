@@ -96,7 +96,7 @@ TEST_F(Folder, OtherFoldersAndDamagedPlansAreNamed) {
       ADD_FAILURE() << text;
     } catch (const Error& error) {
       EXPECT_EQ(error.kind(), ErrorKind::corrupt) << text;
-      EXPECT_EQ(error.where(), (folder / "plan.json").string());
+      EXPECT_TRUE(error.where().starts_with((folder / "plan.json").string())) << error.where();
     }
   }
 }
@@ -115,7 +115,7 @@ TEST_F(Folder, EachFieldOfAPlanHasATypeAndARange) {
       {"/trials/0/id", "ABCDEF0123456789", "trials[0].id"},
       {"/trials/1/id", good["trials"][0]["id"], "trials[1].id"},
       {"/trials", 5, "trials"},
-      {"/trials/0", "x", "id"},
+      {"/trials/0", "x", "trials[0]"},
       {"/trials/0/steps", -1, "trials[0].steps"},
       {"/trials/0/steps", "many", "trials[0].steps"},
       {"/trials/0/steps", 1e300, "trials[0].steps"},

@@ -281,7 +281,7 @@ TEST_F(Run, TrialLongerThanItsTimeoutIsTimedOut) {
 TEST_F(Run, DeadlineStopsWhatRunsAndStartsNothingThatCannotEnd) {
   const auto sweep = sweep_of(3 * world.size());
   RunOptions options = options_for(folder);
-  options.limits.deadline_seconds = 0.5;
+  options.limits.deadline_seconds = 3;  // a launch of several ranks on a busy machine has begun by then
   const auto waiting = fake_runner(marks, [](const auto&, const auto&, const auto& run, auto& record) {
     while (!run.stop->load()) std::this_thread::sleep_for(std::chrono::milliseconds(5));
     record.state = "preempted";
@@ -329,6 +329,37 @@ TEST_F(Run, DamagedCheckpointIsSetAsideAndTheTrialStartsAfresh) {
   EXPECT_EQ(outcome.states, (std::map<std::string, std::int64_t>{{"done", 1}}));
   EXPECT_EQ(read_text(checkpoint.string() + ".damaged"), "torn");
   EXPECT_NE(read_text(checkpoint.parent_path() / "log.txt").find("the trial starts from its beginning"), std::string::npos);
+  done_looking();
+}
+
+TEST_F(Run, ARankThatOpensItsDataForLongHoldsTheOthersBackNoLongerThanThat) {
+  auto sweep = sweep_of(2, {world.size()});
+  for (spec::Trial& trial : sweep.trials) trial.config.comm.timeout_seconds = 1;
+  Runner runner = fake_runner(marks, [](const auto&, const auto& gang, const auto&, auto&) { gang.sum(1, "a step"); });
+  if (world.rank() != 0)
+    runner.open_data = [](const data::DataConfig&) {
+      std::this_thread::sleep_for(std::chrono::seconds(3));
+      return std::make_unique<FakeSource>("d1");
+    };
+  const Outcome outcome = run(sweep, runner);
+  EXPECT_EQ(outcome.states, (std::map<std::string, std::int64_t>{{"done", 2}}));
+  done_looking();
+}
+
+TEST_F(Run, DataThatOneRankCannotOpenFailsTheTrialAlone) {
+  if (world.size() == 1) GTEST_SKIP() << "needs a rank that does not lead";
+  auto sweep = sweep_of(2, {world.size()});
+  sweep.trials[1].config.data.domains = {"other"};
+  sweep.trials[1].id = train::id_of(sweep.trials[1].config);
+  Runner runner = fake_runner(marks, [](const auto&, const auto& gang, const auto&, auto&) { gang.sum(1, "a step"); });
+  if (world.rank() != 0)
+    runner.open_data = [](const data::DataConfig& config) {
+      if (config.domains.front() == "other") throw Error(ErrorKind::corrupt, "has another digest than the manifest says", "a.u16");
+      return std::make_unique<FakeSource>("d1");
+    };
+  const Outcome outcome = run(sweep, runner);
+  EXPECT_EQ(outcome.states, (std::map<std::string, std::int64_t>{{"done", 1}, {"failed", 1}}));
+  EXPECT_NE(states()[sweep.trials[1].id].reason.find("has another digest than the manifest says"), std::string::npos);
   done_looking();
 }
 
@@ -464,6 +495,12 @@ TEST_F(Run, CheckpointThatCannotBeReadIsNoDamagedOne) {
 TEST_F(Run, CheckpointThatFailsWhileItIsReadLeavesTheTrialOpen) {
   if (world.size() == 3) GTEST_SKIP() << "gangs of one and of two show it";
   const auto sweep = sweep_of(2, {world.size()});
+  const fs::path trial = trial_folder(folder, sweep.trials[0].id);
+  if (world.rank() == 0) {
+    fs::create_directories(trial);
+    publish_text(trial / "checkpoint.h5", "whole");
+  }
+  world.barrier("a checkpoint");
   const auto failing = fake_runner(marks, [](const auto& config, const auto& gang, const auto& options, auto&) {
     gang.agree(
         [&] {
@@ -477,6 +514,7 @@ TEST_F(Run, CheckpointThatFailsWhileItIsReadLeavesTheTrialOpen) {
   EXPECT_EQ(status.state, "preempted");
   EXPECT_NE(status.reason.find("Stale file handle"), std::string::npos);
   EXPECT_TRUE(status.charges.empty());
+  EXPECT_EQ(read_text(trial / "checkpoint.h5"), "whole");
   done_looking();
   EXPECT_EQ(run(sweep, fake_runner(marks)).states, (std::map<std::string, std::int64_t>{{"done", 2}}));
   done_looking();
@@ -582,7 +620,6 @@ TEST_F(Run, FileWhoseWriterDiedBeforeTheJournalIsToldWithItsDigestAndWarnings) {
   EXPECT_EQ(status.state, "done");
   EXPECT_EQ(status.published.sha256, sha256_hex(read_text(trial_file(folder, sweep.trials[3].id))));
   EXPECT_EQ(status.warnings, std::vector<std::string>{"no_better_than_uniform"});
-  EXPECT_DOUBLE_EQ(status.loss, 7.0);
   done_looking();
 }
 

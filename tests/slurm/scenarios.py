@@ -416,8 +416,8 @@ def inherited(line: Line, reference: Reference) -> None:
         holders += [path for path in study.work.rglob("*") if path.is_file() and secret[:24].encode() in path.read_bytes()]
         assert not holders, f"the value stands in {holders}"
         assert not [text for text in command_lines if secret[:24] in text], "the value stands on a command line"
-        shown = "".join(cluster.ask(PROGRAM, *words, study.folder) for words in (["status"], ["status", "--json"], ["results", "--json"]))
-        shown += cluster.ask("scontrol", "show", "job")
+        asked = [[PROGRAM, "status", study.folder], [PROGRAM, "status", study.folder, "--json"], [PROGRAM, "results", study.folder / "sweep.h5", "--json"]]
+        shown = "".join(cluster.ask(*words) for words in (*asked, ["scontrol", "show", "job"]))
         assert secret[:24] not in shown, "a command shows the value"
         line.tell(study, reference, f"a token inherited by all jobs where the site exports nothing, USR2 to all elements: {again} requeues")
 

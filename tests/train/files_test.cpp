@@ -130,13 +130,14 @@ Parts parts_of(const comm::Communicator& world, const fs::path& path) {
   return parts;
 }
 
-void write(const comm::Communicator& world, const fs::path& path, const Parts& parts) {
+/// By one process.
+void write(const fs::path& path, const Parts& parts) {
   std::vector<store::Piece> pieces;
   for (const auto& array : parts.arrays) {
     const auto count = static_cast<std::int64_t>(array.bytes.size() / size_of(array.type));
-    pieces.push_back({array.name, array.type, array.shape, 0, world.rank() == 0 ? count : 0, array.bytes.data()});
+    pieces.push_back({array.name, array.type, array.shape, 0, count, array.bytes.data()});
   }
-  store::write_checkpoint(world, path, parts.header, pieces, parts.record);
+  store::write_checkpoint(comm::Communicator::self(), path, parts.header, pieces, parts.record);
 }
 
 /// Other numbers of the same or another type in an array of a record.
@@ -168,7 +169,7 @@ TEST_F(Files, CheckpointsWhoseDigestIsRightAndWhichLieAreCorrupt) {
   }
   const Parts sound = parts_of(world_, good);
   // The copy is read, so that what is refused below is what was changed.
-  write(world_, bad, sound);
+  once([&] { write(bad, sound); });
   Trainer resumed(config_, *source, world_, nullptr, true);
   resumed.read_checkpoint(bad);
   EXPECT_EQ(resumed.step(), 3);
@@ -315,7 +316,7 @@ TEST_F(Files, CheckpointsWhoseDigestIsRightAndWhichLieAreCorrupt) {
   for (const auto& [name, damage, says] : table) {
     Parts parts = sound;
     damage(parts);
-    write(world_, bad, parts);
+    once([&] { write(bad, parts); });
     Trainer trainer(config_, *source, world_, nullptr, true);
     expect_error([&] { trainer.read_checkpoint(bad); }, ErrorKind::corrupt, says, bad, name);
   }
@@ -414,7 +415,7 @@ enum class Trouble { none, exception, memory } trouble = Trouble::none;
 class Nothing final : public routing::Selection {
  public:
   routing::Slots choose(const routing::PassView& pass, const at::Tensor& keys) const override {
-    return routing::slots_of(keys.topk(pass.config->top_k, 1).operator[](1), pass.tokens().mask);
+    return routing::slots_of(std::get<1>(keys.topk(pass.config->top_k, 1)), pass.tokens().mask);
   }
 };
 
