@@ -430,9 +430,10 @@ TEST_F(Files, AModelThatOneRankAloneCannotMakeIsAnErrorOnEveryRank) {
   config_.routing.balance = {};
   config_.routing.select = "troubled";
   const auto source = data::open_source(config_.data);
-  for (const auto& [kind, says] : {std::pair{Trouble::exception, "this strategy cannot be made"}, std::pair{Trouble::memory, "std::bad_alloc"}}) {
-    trouble = world_.rank() == world_.size() - 1 ? kind : Trouble::none;
-    expect_error([&] { run_trial(config_, *source, world_, {}); }, ErrorKind::internal, says, "", says);
+  for (const auto& [what, kind, says, where] : {std::tuple{Trouble::exception, ErrorKind::internal, "this strategy cannot be made", ""},
+                                                std::tuple{Trouble::memory, ErrorKind::io, "memory ran out", ""}}) {
+    trouble = world_.rank() == world_.size() - 1 ? what : Trouble::none;
+    expect_error([&] { run_trial(config_, *source, world_, {}); }, kind, says, where, says);
   }
   trouble = Trouble::none;
 }
