@@ -12,8 +12,6 @@ build=$root/build/fuzz
 
 skip() { echo "skipped: $*"; exit 77; }
 command -v clang++-14 >/dev/null || skip "clang++-14 is not installed (jobs/setup.sh packages --tests does it)"
-# Readers make their files in memory, where there is such a folder.
-[[ -d /dev/shm && -w /dev/shm ]] && memory=/dev/shm || memory=${TMPDIR:-/tmp}
 probe=$(mktemp -d); trap 'rm -rf "$probe"' EXIT
 printf '#include <cstddef>\nextern "C" int LLVMFuzzerTestOneInput(const unsigned char*, std::size_t) { return 0; }\n' >"$probe/probe.cpp"
 clang++-14 -fsanitize=fuzzer,address,undefined "$probe/probe.cpp" -o "$probe/probe" 2>/dev/null ||
@@ -26,7 +24,8 @@ if [[ ${1:-} == build ]]; then
 fi
 # Leaks are looked for by the replay in the preset asan; here they cost a third of the executions, a large quarantine a further part.
 export ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:quarantine_size_mb=16:malloc_context_size=10 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
-folder=$(mktemp -d "$memory/moesweep-fuzz-XXXXXX"); trap 'rm -rf "$probe" "$folder"' EXIT
+# Readers make their files in memory, where there is such a folder.
+folder=$(mktemp -d /dev/shm/moesweep-fuzz-XXXXXX 2>/dev/null || mktemp -d); trap 'rm -rf "$probe" "$folder"' EXIT
 export TMPDIR=$folder
 if [[ ${1:-} == keep ]]; then
   mkdir -p "$here/corpus/$2"

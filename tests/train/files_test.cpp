@@ -17,6 +17,7 @@
 #include "moesweep/store/checkpoint.hpp"
 #include "moesweep/store/record.hpp"
 #include "moesweep/train/trial.hpp"
+#include "support/scratch.hpp"
 #include "train/trainer.hpp"
 
 namespace moesweep::train {
@@ -52,9 +53,7 @@ TrialConfig tiny() {
 class Files : public testing::Test {
  protected:
   void SetUp() override {
-    folder_ = world_.broadcast((fs::temp_directory_path() / ("moesweep-files-" + std::to_string(::getpid()))).string(), 0, "folder");
-    if (world_.rank() == 0) fs::create_directories(folder_);
-    world_.barrier("folder made");
+    folder_ = world_.broadcast(world_.rank() == 0 ? testing_support::make_scratch("moesweep-files").string() : "", 0, "folder");
     config_ = tiny();
     config_.parallel.data = world_.size();
   }
