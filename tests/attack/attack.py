@@ -943,9 +943,8 @@ class Point7(Case):
 
     def check_all(self, sweep: pathlib.Path, says: tuple[str, ...]) -> None:
         trials = [json.loads(line) for line in [json.dumps(trial) for trial in json.loads((sweep / "plan.json").read_text())["trials"]]]
-        out, err = self.call("status", sweep, code=0)
-        for word in says:
-            self.assertIn(word, out + err)
+        self.call("status", sweep)
+        self.call("status", sweep, "--json", says=says)
         self.check_done(sweep, len(trials))
         self.call("run", "smoke", *SMALL, "--out", sweep)
         self.call("retry", sweep)
@@ -1030,7 +1029,7 @@ class Point7(Case):
         """Surrogates, deep JSON and gzip bombs: tracebacks, and all memory."""
         texts = self.folder / "texts"
         texts.mkdir()
-        member = gzip.compress(b"a line of text\n\n" * (1 << 17), 1)  # 2 MiB
+        member = gzip.compress(b"x\n\n" * 700_000)  # 2 MiB
         files = {"half.jsonl": b'{"text": "fine"}\n{"text": "\\ud800"}\n', "deep.jsonl": b'{"text": "fine"}\n' + b"[" * 200_000 + b"\n",
                  "key.jsonl": b'{"text": "fine"}\n{"text": "x", "key": "\\udfff"}\n', "number.jsonl": b'{"text": "x", "n": ' + b"9" * 100_000 + b"}\n",
                  "bomb.jsonl.gz": gzip.compress(b'{"text": "' + b"x" * (1 << 20), 1) + gzip.compress(b"x" * (1 << 22), 1) * 512,
@@ -1171,7 +1170,7 @@ class Point9(Case):
 
     def test_maxima_are_named(self) -> None:
         """`expected integer >= 1 but found 1000000000000`: the bound that was exceeded was not told."""
-        for key, value in [("train.steps", "1000000000000"), ("model.experts", "1000000000000"), ("model.width", "99999999999"), ("routing.top_k", "4294967296"),
+        for key, value in [("train.steps", "1000000000000"), ("model.experts", "1000000000000"), ("model.width", "99999999999"),
                            ("seed", "99999999999999999999"), ("data.vocabulary", "1000000000")]:
             _, err = self.call("plan", "smoke", f"{key}={value}", code=3)
             self.assertRegex(err, r"<= \d+|at most|\d+ to \d+", err)
@@ -1229,9 +1228,7 @@ class Point9(Case):
         self.report("html", evil / "sweep.h5")
         self.assertEqual({path.name for path in (self.folder / "a" / "b").iterdir()}, {"evil"})
         for file in (evil / "tables").glob("*.csv"):
-            text = file.read_text()
-            self.assertNotRegex(text, r'(?m)(^|,)"?[=@]')
-            self.assertNotRegex(text, "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+            self.assertNotRegex(file.read_text(), r'(?m)(^|,)"?[=@]')
 
     def test_export_of_hostile_ids(self) -> None:
         """The run folders of TensorBoard were named by ids: `../../../x` lay outside."""
@@ -1239,7 +1236,7 @@ class Point9(Case):
         for name, value in [("paths", b"../../../x"), ("absolute", os.fsencode(outside)), ("escape", b"\x1b[2J")]:
             file = self.hostile(made("smoke") / "sweep.h5", name, overwrite("trials/id", at(0, value)), "")
             self.report("export", file, "--format", "tensorboard", code=(0, 5))
-            self.assertEqual([path for path in self.folder.rglob("events.*") if file.parent not in path.parents], [])
+            self.assertEqual([path for path in self.folder.rglob("events.*") if self.folder / "hostile" not in path.parents], [])
             self.assertFalse(outside.exists())
 
 
