@@ -179,7 +179,12 @@ void add_bench_calibrate(CLI::App& group, Invocation& invocation) {
     const std::filesystem::path file = options->out.empty() ? plan::machine_file() : std::filesystem::path(options->out);
     if (file.empty())
       throw Error(ErrorKind::usage, "no place for the machine's file: neither HOME nor XDG_CONFIG_HOME is set", "", "name it with --out FILE");
-    require_replaceable(file);  // before half a minute of work
+    // Before half a minute of work; a file that a person names is replaced only when it is of this kind.
+    require_replaceable(file);
+    if (std::error_code absent;
+        !options->out.empty() && std::filesystem::exists(file, absent) && read_text(file).find("\"moesweep-machine\"") == std::string::npos)
+      throw Error(ErrorKind::io, "it is there already, and it is no file that this command wrote", file.string(),
+                  "name another file, or remove it yourself");
     invocation.exit_code = with_mpi([&](const comm::Communicator& world) {
       log::configure(world.rank(), world.size());
       options->bench.progress = [](const std::string& what) { log::info(what); };

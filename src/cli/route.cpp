@@ -37,7 +37,7 @@ void apply_router(const RouteOptions& options) {
   if (std::filesystem::equivalent(options.input, options.output, error))
     throw Error(ErrorKind::usage, "--output is the file of --input, which would be lost", options.input, "name another file to write");
   require_readable_file(options.input);
-  require_replaceable(options.output);  // before the work; publishing looks again
+  store::require_own_output(options.output, "router");  // before the work; publishing looks again
   const train::TrialConfig config = spec::load_router_trial(options.router, options.overrides);
   train::RouteRequest request;
   request.source = options.input;
@@ -63,7 +63,6 @@ void apply_router(const RouteOptions& options) {
     if (known == train::route_datasets().end()) log::warning(fmt::format("{}: the dataset {} is none that route reads", options.input, name));
     else request.inputs.push_back(store::read_tensor(options.input, name, known->dimensions));
   }
-  store::require_own_output(options.output, "router");
   const train::Routed routed = train::route(request);
   for (const std::string& note : routed.notes) log::warning(note);
   const auto flag = [](bool value) { return std::string(value ? "true" : "false"); };

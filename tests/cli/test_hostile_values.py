@@ -541,6 +541,24 @@ class Outputs(Case):
     def test_route(self):
         self.check(["route", "--router", "top_k", "--input", "logits", "--output"])
 
+    def test_regular_files_of_somebody(self):
+        """A mistyped name, or a folder that is in use for something else: what moesweep did not write stays."""
+        self.call("run", "smoke", "train.steps=2", "--out", "sweep")
+        for command in (["aggregate", "sweep", "--out"], ["route", "--router", "top_k", "--input", "logits", "--output"],
+                        ["bench", "calibrate", "--small", "--out"]):
+            _, err = self.call(*command, "target", code=4)
+            self.assertIn("it is no file that this command wrote", err)
+        self.assertEqual((self.folder / "target").read_text(), "of somebody\n")
+        self.call("aggregate", "sweep", "--out", "mine.h5")
+        self.call("aggregate", "sweep", "--out", "mine.h5")  # its own it replaces
+        for name, command in (("sweep.yaml", ["run", "smoke"]), ("config.yaml", ["train", "models/testbed-tiny.yaml", "data=data/synthetic8.yaml"])):
+            place = self.folder / f"with-{name}"
+            place.mkdir()
+            (place / name).write_text("of: somebody\n")
+            _, err = self.call(*command, "train.steps=2", "--out", place, code=4)
+            self.assertIn(name, err)
+            self.assertEqual([(path.name, path.read_text()) for path in place.iterdir()], [(name, "of: somebody\n")])
+
     def test_the_speed_of_the_machine(self):
         self.check(["bench", "calibrate", "--small", "--out"])
 
