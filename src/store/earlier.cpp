@@ -6,6 +6,7 @@
 
 #include "collective.hpp"
 #include "moesweep/core/checked.hpp"
+#include "moesweep/core/foreign_json.hpp"
 #include "ragged.hpp"
 
 namespace moesweep::store {
@@ -94,7 +95,16 @@ std::optional<EarlierSweep> EarlierSweep::open(const comm::Communicator& communi
             const auto ranks = static_cast<std::size_t>(communicator.size());
             for (auto i = static_cast<std::size_t>(communicator.rank()); i < earlier.arrays_.size(); i += ranks)
               static_cast<void>(read_places(file, earlier.arrays_[i].data, rows));
-            if (communicator.rank() == 0) static_cast<void>(read_offsets(file, "texts/provenance", rows, earlier.provenances_.rows()));
+            // What it says of a trial must be what that trial's file could say: what is wrong here must not be taken for that file's fault.
+            const auto provenances = read_ragged_texts(file, "texts/provenance", rows);
+            for (auto i = static_cast<std::size_t>(communicator.rank()); i < provenances.size(); i += ranks)
+              if (!provenances[i].empty()) static_cast<void>(parse_json(provenances[i], "texts/provenance/data, row " + std::to_string(i)));
+            if (communicator.rank() == 0) {
+              std::vector<Description> data;
+              for (const auto& array : earlier.arrays_) data.push_back(array.data);
+              require_metrics_once(data);
+              require_states(read_texts(file, earlier.states_));
+            }
             for (const auto* d : {&earlier.states_, &earlier.reasons_})
               if (d->shape.size() != 1 || d->rows() != rows)
                 throw Error(ErrorKind::corrupt, "dataset " + d->path + ": it does not have one value per trial");

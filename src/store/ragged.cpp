@@ -2,6 +2,8 @@
 #include "ragged.hpp"
 
 #include <algorithm>
+#include <array>
+#include <map>
 
 #include "moesweep/core/checked.hpp"
 
@@ -20,6 +22,25 @@ void require_column_type(const Description& d) {
   const bool text = !number && (d.path.starts_with("trials/") || d.path.starts_with("axes/"));
   if ((text && d.type.text_width == 0) || (number && d.type != wanted))
     throw Error(ErrorKind::corrupt, "dataset " + d.path + ": it holds " + d.type.name() + ", not " + (text ? "texts" : wanted.name()));
+}
+
+void require_states(const std::vector<std::string>& states) {
+  constexpr std::array kStates{"done", "failed", "diverged", "out_of_memory", "timed_out", "crashed", "preempted", "skipped", "pending", "running"};
+  for (std::size_t row = 0; row < states.size(); ++row)
+    if (std::ranges::find(kStates, states[row]) == kStates.end())
+      throw Error(ErrorKind::corrupt,
+                  "dataset trials/state: row " + std::to_string(row) + " holds '" + states[row] + "', which is no state of a trial");
+}
+
+void require_metrics_once(const std::vector<Description>& descriptions) {
+  std::map<std::string, std::string> arrays;  // by the name of the metric
+  for (const Description& d : descriptions) {
+    if (!d.metric.value_or(false) || !d.path.starts_with("arrays/") || !d.path.ends_with("/data")) continue;
+    const std::string array = d.path.substr(0, d.path.rfind('/'));
+    const std::string name = array.substr(array.rfind('/') + 1);
+    if (const auto [place, fresh] = arrays.try_emplace(name, array); !fresh)
+      throw Error(ErrorKind::corrupt, "datasets " + place->second + " and " + array + " are both the metric '" + name + "'");
+  }
 }
 
 std::vector<std::int64_t> read_offsets(hid_t file, const std::string& group, std::int64_t rows, std::int64_t elements) {

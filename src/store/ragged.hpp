@@ -31,6 +31,12 @@ std::vector<Value> read_numbers(hid_t file, const Description& description, DTyp
 /// A `corrupt` error when a column of sweep.h5 is not of the type that FORMAT.md gives it.
 void require_column_type(const Description& description);
 
+/// A `corrupt` error, with dataset and row, when one of `trials/state` is no state of a trial (FORMAT.md lists them).
+void require_states(const std::vector<std::string>& states);
+
+/// A `corrupt` error when two joined arrays of these give the metric of one name.
+void require_metrics_once(const std::vector<Description>& descriptions);
+
 /// The offsets of GROUP/offsets, checked: rows + 1 of them, from 0 to `elements`, never falling. `corrupt` errors name the dataset.
 std::vector<std::int64_t> read_offsets(hid_t file, const std::string& group, std::int64_t rows, std::int64_t elements);
 /// The places of a joined array whose data is described; checks that shapes and offsets fit.

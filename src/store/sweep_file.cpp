@@ -29,6 +29,7 @@ SweepFile::SweepFile(const std::filesystem::path& path) : state_(std::make_uniqu
     const auto descriptions = describe_all(file);
     check_digest(file, descriptions, path);
     state.header = {read_text(file, "header/name"), read_text(file, "header/resolved"), read_text(file, "header/provenance")};
+    require_metrics_once(descriptions);
     const auto ids = read_texts(file, describe(file, "trials/id"));
     state.rows.resize(ids.size());
     const auto column = [&](const Description& d, auto&& values, auto&& put) {
@@ -44,7 +45,9 @@ SweepFile::SweepFile(const std::filesystem::path& path) : state_(std::make_uniqu
       if (name == "trials/id") {
         column(d, ids, [](SweepRow& row, const std::string& text) { row.id = text; });
       } else if (name == "trials/state") {
-        column(d, read_texts(file, d), [](SweepRow& row, const std::string& text) { row.state = text; });
+        const auto states = read_texts(file, d);
+        require_states(states);
+        column(d, states, [](SweepRow& row, const std::string& text) { row.state = text; });
       } else if (name == "trials/reason") {
         column(d, read_texts(file, d), [](SweepRow& row, const std::string& text) { row.reason = text; });
       } else if (name == "trials/warnings") {

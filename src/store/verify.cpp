@@ -136,6 +136,8 @@ class Verifier {
     for (const auto& d : descriptions_) paths.insert(d.path);
     for (const char* needed : {"trials/state", "trials/reason", "texts/config/data", "texts/provenance/data"})
       if (!paths.contains(needed)) problem(needed, "it is missing");
+    if (paths.contains("trials/state")) attempt([&] { require_states(read_texts(file_.get(), describe(file_.get(), "trials/state"))); });
+    attempt([&] { require_metrics_once(descriptions_); });
     for (const auto& d : descriptions_) {
       const auto starts = [&](const char* folder) { return d.path.starts_with(folder); };
       if ((starts("trials/") || starts("axes/") || starts("metrics/")) && (d.shape.size() != 1 || d.rows() != rows))

@@ -351,6 +351,16 @@ TEST(Hostile, AggregatesWithRightDigestsAreNotBelieved) {
   refused("texts beyond their data", [&] { overwrite(path, "texts/provenance/offsets", {0, 2, kMost, 6}); });
   refused("states that are numbers", [&] { change_and_seal(path, [](hid_t file) { numbers_for_texts(file, "trials/state", 3); }); });
   refused("axes that are numbers", [&] { change_and_seal(path, [](hid_t file) { numbers_for_texts(file, "axes/seed", 3); }); });
+  refused("a state that is none", [&] {
+    change_and_seal(path, [](hid_t file) {
+      const hid_t dataset = H5Dopen2(file, "trials/state", H5P_DEFAULT), type = H5Dget_type(dataset);
+      std::string other(3 * H5Tget_size(type), '\0');
+      for (std::size_t i = 0; i < 3; ++i) other.replace(i * H5Tget_size(type), 2, "ok");
+      EXPECT_GE(H5Dwrite(dataset, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, other.data()), 0);
+      H5Tclose(type);
+      H5Dclose(dataset);
+    });
+  });
   refused("too few reasons", [&] { change_and_seal(path, [](hid_t file) { numbers_for_texts(file, "trials/reason", 2); }); });
 }
 
