@@ -1,11 +1,11 @@
 # A room is one library target, moesweep::NAME, whose public headers are include/moesweep/NAME.
 #   moesweep_room(NAME SOURCES a.cpp ... USES targets PRIVATE_USES targets [TORCH])
-# With MOESWEEP_FUZZ only what the sweep language needs is a target. TORCH compiles with the shared precompiled header of torch.
+# With MOESWEEP_FUZZ only rooms without torch are targets. TORCH compiles with the shared precompiled header of torch.
 function(moesweep_room name)
-  if(MOESWEEP_FUZZ AND NOT name MATCHES "^(core|spec)$|_config$")
+  cmake_parse_arguments(ARG "TORCH" "" "SOURCES;USES;PRIVATE_USES" ${ARGN})
+  if(MOESWEEP_FUZZ AND ARG_TORCH)
     return()
   endif()
-  cmake_parse_arguments(ARG "TORCH" "" "SOURCES;USES;PRIVATE_USES" ${ARGN})
   set(target moesweep_${name})
   add_library(${target} STATIC ${ARG_SOURCES})
   add_library(moesweep::${name} ALIAS ${target})

@@ -8,6 +8,7 @@
 #include <cmath>
 #include <fstream>
 #include <limits>
+#include <map>
 #include <memory>
 #include <thread>
 
@@ -18,6 +19,7 @@
 #include "moesweep/launch/aggregate.hpp"
 #include "moesweep/launch/provenance.hpp"
 #include "moesweep/launch/status.hpp"
+#include "moesweep/store/journal.hpp"
 #include "moesweep/store/plain_reader.hpp"
 
 namespace moesweep::cli {
@@ -201,6 +203,7 @@ Json measure(const comm::Communicator& world, const StoreBenchOptions& options, 
   const std::string provenance = canonical(launch::provenance({"moesweep", "bench", "store"}, 1, {}));
 
   // Writes the first `count` files by some of the ranks. Each is flushed and published as a trial does it, without waiting for the others.
+  std::map<std::size_t, store::Published> published;  // by this rank
   const auto write = [&](std::size_t count, int ranks, const std::function<fs::path(std::size_t)>& name) {
     world.barrier("start of writing");
     const auto begin = Clock::now();
@@ -208,7 +211,7 @@ Json measure(const comm::Communicator& world, const StoreBenchOptions& options, 
     world.agree(
         [&] {
           for (auto i = static_cast<std::size_t>(world.rank()); world.rank() < ranks && i < count; i += static_cast<std::size_t>(ranks)) {
-            store::write_trial(name(i), synthetic_record(sweep.trials[i].config, sweep.trials[i].id, provenance));
+            published[i] = store::write_trial(name(i), synthetic_record(sweep.trials[i].config, sweep.trials[i].id, provenance));
             bytes += static_cast<std::int64_t>(fs::file_size(name(i)));
           }
         },
@@ -217,6 +220,22 @@ Json measure(const comm::Communicator& world, const StoreBenchOptions& options, 
   };
   note(fmt::format("writing {} trial files", options.trials));
   const Throughput writing = write(files.size(), world.size(), [&](std::size_t i) { return files[i]; });
+  // What a launch journals of its files: readers know their bytes.
+  const auto journal_files = [&](const fs::path& sweep_folder, std::size_t count) {
+    world.agree(
+        [&] {
+          std::ofstream journal(sweep_folder / "journal" / fmt::format("files-{}.jsonl", world.rank()));
+          for (const auto& [i, file] : published)
+            if (i < count)
+              journal << Json{{"event", "ended"}, {"trial", sweep.trials[i].id}, {"attempt", 1}, {"state", "done"}, {"reason", ""},
+                              {"seconds", 12.5},  {"file", store::json_of(file)}}
+                             .dump()
+                      << "\n";
+          if (!journal.flush()) throw Error(ErrorKind::io, "cannot write the journal", sweep_folder.string());
+        },
+        "journal of trial files");
+  };
+  journal_files(all, files.size());
   Json writes = Json::array();
   for (int ranks = 1; ranks <= world.size(); ranks *= 2) {
     on_first(
@@ -270,6 +289,7 @@ Json measure(const comm::Communicator& world, const StoreBenchOptions& options, 
       },
       "status");
   note("aggregating");
+  journal_files(tenth, links.size());
   launch::aggregate(world, tenth);  // what libraries set up once is no trial's
   if (world.rank() == 0) fs::remove(tenth / "sweep.h5");
   const auto few_peaks = peaks([&] { launch::aggregate(world, tenth); });
@@ -387,6 +407,18 @@ void add_bench_store(CLI::App& group, Invocation& invocation) {
                 throw Error(ErrorKind::usage, "the folder is not empty", options->folder, "give --folder a new one");
               fs::create_directories(options->folder);
               made = options->folder;
+            }
+            // Trial files, the aggregate of about the same size, and what is written beside them.
+            constexpr double kBytesOfTrial = 2.0 * 110 * 1024;
+            const double needed = kBytesOfTrial * static_cast<double>(options->trials);
+            std::error_code unknown;
+            const auto space = fs::space(made, unknown);
+            if (!unknown && static_cast<double>(space.available) < needed) {
+              if (options->folder.empty()) fs::remove(made, unknown);
+              throw Error(ErrorKind::io,
+                          fmt::format("{} trials need about {}, and {} are free", options->trials, bytes_in_words(needed),
+                                      bytes_in_words(static_cast<double>(space.available))),
+                          made, "give fewer --trials or another --folder");
             }
           },
           "making of a folder");

@@ -242,7 +242,9 @@ void add_aggregate(CLI::App& app, Invocation& invocation) {
       log::configure(world.rank(), world.size());
       world.agree(
           [&] {
-            if (world.rank() == 0 && !options->out.empty()) require_replaceable(options->out);  // before the work; publishing looks again
+            // Before the work, which reads an earlier aggregate there; publishing looks again.
+            const std::filesystem::path out = options->out;
+            if (world.rank() == 0) require_replaceable(out.empty() ? std::filesystem::path(options->folder) / "sweep.h5" : out);
           },
           "look at the file to write");
       const launch::Aggregation made = launch::aggregate(world, options->folder, options->out);

@@ -146,7 +146,7 @@ class LeaderObserver final : public train::Observer {
 };
 
 bool tells_of_memory(const std::string& text) {
-  constexpr std::array kSigns{"out of memory",          "not enough memory",      "can't allocate memory",
+  constexpr std::array kSigns{"memory ran out",         "out of memory",          "not enough memory", "can't allocate memory",
                               "cannot allocate memory", "Cannot allocate memory", "std::bad_alloc"};
   return std::ranges::any_of(kSigns, [&](const char* sign) { return text.find(sign) != std::string::npos; });
 }

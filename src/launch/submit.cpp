@@ -40,6 +40,15 @@ namespace {
 
 constexpr std::int64_t kUsualSignalSeconds = 300;
 
+/// Whether something is there. What cannot be looked at is an `io` error: it may be there.
+bool is_there(const fs::path& path) {
+  std::error_code code;
+  const fs::file_status status = fs::status(path, code);
+  if (status.type() == fs::file_type::not_found) return false;
+  if (code) throw_io("cannot look at it", path, code.value());
+  return true;
+}
+
 /// Held for one submit or cancel of a folder at a time; released by closing, so also by death.
 class SubmitLock {
  public:
@@ -77,8 +86,7 @@ class Records {
   };
 
   explicit Records(const fs::path& sweep_folder) : file_(sweep_folder / "slurm" / "submissions.jsonl") {
-    std::error_code none;
-    if (fs::symlink_status(file_, none).type() == fs::file_type::not_found) return;
+    if (!is_there(file_)) return;
     // The last line may have been cut by a full disk or a power failure: it has no end, and is not read.
     store::for_each_line(
         file_,
@@ -401,7 +409,7 @@ class Submitter {
   /// The same without touching the folder, which need not be there.
   std::vector<plan::Job> open_jobs_unprepared() {
     std::map<std::string, store::TrialStatus> states;
-    if (std::error_code none; fs::exists(options_.folder / "plan.json", none))
+    if (is_there(options_.folder / "plan.json"))
       for (const TrialStanding& trial : standings_of(options_.folder, read_outline(options_.folder)).trials) states[trial.id] = trial.status;
     std::vector<plan::Job> jobs;
     const plan::MachineSpeed speed = plan::machine_speed();
@@ -605,7 +613,7 @@ Submission submit(const spec::Sweep& sweep, const SubmitOptions& options) { retu
 std::vector<SubmittedJob> cancel(const fs::path& sweep_folder, const CancelOptions& options) {
   require_sweep_folder(sweep_folder);
   std::vector<SubmittedJob> cancelled;
-  if (std::error_code none; !fs::exists(sweep_folder / "slurm" / "submissions.jsonl", none)) return cancelled;
+  if (!is_there(sweep_folder / "slurm" / "submissions.jsonl")) return cancelled;
   const SubmitLock lock(sweep_folder / "slurm");
   Records records(sweep_folder);
   Slurm slurm = slurm_of(options.patience_seconds, options.call_seconds);

@@ -61,7 +61,7 @@ struct Scheduler::Jobs {
       const auto end_of = [&](double limit) {
         const auto begin = queue.seconds.begin();
         const auto first_within = std::partition_point(begin + static_cast<std::ptrdiff_t>(part.first), begin + static_cast<std::ptrdiff_t>(part.end),
-                                                       [&](double seconds) { return time.pace * seconds > limit; });
+                                                       [&](double each) { return time.pace * each > limit; });
         return static_cast<std::size_t>(first_within - begin);
       };
       if (std::isinf(time.seconds)) {

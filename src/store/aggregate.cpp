@@ -430,8 +430,8 @@ class Writer {
                  [](const KeptRow& row, std::byte* cell) { *cell = std::byte{row.whole}; });
     for (const auto& [axis, width] : axes) {
       std::string cut;
-      texts("axes/" + axis, width, "value of the resolved key " + axis, [&](const KeptRow& row) -> const std::string& {
-        const auto found = row.axes.find(axis);
+      texts("axes/" + axis, width, "value of the resolved key " + axis, [&, &name = axis](const KeptRow& row) -> const std::string& {
+        const auto found = row.axes.find(name);
         return found == row.axes.end() ? none : cut = shortened(found->second, kTextBytes);
       });
     }

@@ -151,8 +151,8 @@ std::vector<TrialRecord> EarlierSweep::read(std::size_t first, std::size_t end) 
         std::vector<std::int64_t> shape(shapes.begin() + static_cast<std::ptrdiff_t>(i * dimensions),
                                         shapes.begin() + static_cast<std::ptrdiff_t>((i + 1) * dimensions));
         if (std::all_of(shape.begin(), shape.end(), [](auto dimension) { return dimension == 0; })) continue;  // the trial has none
-        const auto at = [&](std::size_t k) {
-          return bytes.begin() + static_cast<std::ptrdiff_t>(static_cast<std::size_t>(offsets[k] - offsets.front()) * d.type.size());
+        const auto at = [&, width = d.type.size()](std::size_t k) {
+          return bytes.begin() + static_cast<std::ptrdiff_t>(static_cast<std::size_t>(offsets[k] - offsets.front()) * width);
         };
         records[i].arrays.push_back({path, d.type.number, std::move(shape), {at(i), at(i + 1)}, d.unit, d.description, d.metric.value_or(false)});
       }

@@ -41,6 +41,19 @@ constexpr int kPatienceMilliseconds = 20 * 60 * 1000;
 
 int without_child = 0;
 
+/// The address sanitizer reserves far more address space than the limit.
+#if defined(__SANITIZE_ADDRESS__)
+constexpr bool kSanitized = true;
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+constexpr bool kSanitized = true;
+#else
+constexpr bool kSanitized = false;
+#endif
+#else
+constexpr bool kSanitized = false;
+#endif
+
 /// Beside this program (build folder or installation), or in the build folder that this library came from (its tests).
 fs::path check_program() {
   std::error_code failure;
@@ -201,9 +214,7 @@ void serve_checks(int channel) {
   const rlimit none{0, 0}, memory{kCheckMemoryBytes, kCheckMemoryBytes};
   ::setrlimit(RLIMIT_CORE, &none);
   ::setrlimit(RLIMIT_FSIZE, &none);
-#ifndef __SANITIZE_ADDRESS__  // which reserves far more
-  ::setrlimit(RLIMIT_AS, &memory);
-#endif
+  if (!kSanitized) ::setrlimit(RLIMIT_AS, &memory);
   std::string request;
   for (;;) {
     pollfd wait{channel, POLLIN, 0};

@@ -289,9 +289,10 @@ std::map<std::string, TrialStatus> fold(const Journal& journal) {
       attempt.loss = loss;
     }
     if (kind != "ended") continue;
-    // Of two endings that tell of a file, the first by its digest.
+    // Of two endings that tell of a file, the first by its digests.
+    const auto order = [](const Published& file) { return std::tie(file.sha256, file.digest, file.bytes); };
     if (Published published = published_in(event);
-        !published.sha256.empty() && (attempt.published.sha256.empty() || published.sha256 < attempt.published.sha256))
+        !published.sha256.empty() && (attempt.published.sha256.empty() || order(published) < order(attempt.published)))
       attempt.published = std::move(published);
     for (std::string& word : warnings_in(event))
       if (const auto place = std::ranges::lower_bound(attempt.warnings, word); place == attempt.warnings.end() || *place != word)
@@ -300,15 +301,21 @@ std::map<std::string, TrialStatus> fold(const Journal& journal) {
     const auto reason = value_or<std::string>(event, "reason", "");
     const auto seconds = value_or<double>(event, "seconds", 0.0);
     const bool final = flag_or(event, "final", was_final(state));
-    // Of two endings of one attempt `done` wins, since its file is checked, then the one that is the last word; else the first by name.
-    const auto rank = [](const std::string& s, bool f, const std::string& r, double t) { return std::tuple(s != "done", !f, s, r, -t); };
-    if (!attempt.ended || rank(state, final, reason, seconds) < rank(attempt.state, attempt.final, attempt.reason, attempt.seconds)) {
+    const bool charged = flag_or(event, "charged", state != "done" && state != "preempted" && state != "skipped");
+    const bool suspect = flag_or(event, "suspect", false);
+    // Of two endings of one attempt `done` wins, since its file is checked, then the one that is the last word; else the first by name. All fields
+    // are compared, so that the order of the files never matters.
+    const auto rank = [](const std::string& s, bool f, const std::string& r, double t, bool c, bool u) {
+      return std::tuple(s != "done", !f, s, r, -t, !c, !u);
+    };
+    if (!attempt.ended || rank(state, final, reason, seconds, charged, suspect) <
+                              rank(attempt.state, attempt.final, attempt.reason, attempt.seconds, attempt.charged, attempt.suspect)) {
       attempt.state = state;
       attempt.reason = reason;
       attempt.seconds = seconds;
-      attempt.charged = flag_or(event, "charged", state != "done" && state != "preempted" && state != "skipped");
+      attempt.charged = charged;
       attempt.final = final;
-      attempt.suspect = flag_or(event, "suspect", false);
+      attempt.suspect = suspect;
     }
     attempt.ended = true;
   }

@@ -125,6 +125,7 @@ bool TrialReader::read_as_known(hid_t file, TrialRecord& record, std::string& di
     Description d = found->second.description;
     for (const auto dimension : h5::shape_of(dataset.get(), path)) d.shape.push_back(static_cast<std::int64_t>(dimension));
     if (d.shape.empty() || d.type.text_width > 0) return false;
+    h5::require_plain(dataset.get(), d.type.size(), h5::Origin::ours, path);  // who knows the bytes may have them from a stranger's journal
     std::vector<std::byte> bytes(d.bytes());
     if (!bytes.empty()) h5::read_all(dataset.get(), found->second.type.get(), bytes.data(), path);
     contents.push_back(content_of(block_digests(bytes)));

@@ -93,8 +93,12 @@ class Verifier {
       attempt([&] {
         if (!h5::read_text_attribute(file_.get(), name)) throw Error(ErrorKind::corrupt, std::string("the file has no attribute ") + name);
       });
-    check_json(prefix + "header/config");
-    check_json(prefix + "header/provenance");
+    const auto config = prefix + "header/config", provenance = prefix + "header/provenance";
+    check_json(config);
+    check_json(provenance);
+    for (const auto& d : descriptions_)
+      if (d.path.starts_with(prefix) && d.path != config && d.path != provenance && d.type.text_width > 0)
+        problem(d.path, "it does not hold numbers");
   }
 
   /// Every array is of the trace's tokens: its first dimension, or its second behind the layers.
@@ -111,9 +115,9 @@ class Verifier {
     check_record("record/");
     check_json("header/checkpoint");
     for (const auto& d : descriptions_) {
-      if (d.path.rfind("record/", 0) == 0 || d.path.rfind("header/", 0) == 0) continue;
+      if (d.path.starts_with("record/") || d.path == "header/checkpoint") continue;
       attempt([&] {
-        if (d.shape.size() != 1 || checked_product(d.logical.value_or(std::vector<std::int64_t>{})) != d.elements())
+        if (d.shape.size() != 1 || d.type.text_width > 0 || checked_product(d.logical.value_or(std::vector<std::int64_t>{})) != d.elements())
           throw Error(ErrorKind::corrupt, "dataset " + d.path + ": its elements do not fit its shape");
       });
     }

@@ -214,7 +214,7 @@ class Files(Case):
             file.write('{"a":' * 100000 + "\n")
         error = self.call("status", "runs/s")[1]
         for number in range(count + 1, count + len(odd) + 2):
-            self.assertIn(f"submissions.jsonl:{number}: this line is no record of a submission", error)
+            self.assertIn(f"submissions.jsonl:{number}: no record of a submission", error)
         self.assertIn("is in the queue already", self.submit(code=2)[1])
         self.assertIn("cancelled: array 101", self.call("cancel", "runs/s")[0])
 

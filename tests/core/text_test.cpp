@@ -60,7 +60,7 @@ TEST(Text, JsonIsTheSameButHidesNothing) {
     for (const char* hidden : {"\x7f", "\x1b", "\xC2\x9B", "\xE2\x80\xAE"}) EXPECT_EQ(text.find(hidden), std::string::npos) << text;
     EXPECT_NE(text.find("ä\xE2\x82\xAC"), std::string::npos);
   }
-  EXPECT_EQ(json_text({{"a", 1}}), R"({"a":1}));
+  EXPECT_EQ(json_text({{"a", 1}}), R"({"a":1})");
   EXPECT_EQ(json_text({{"a", 1}}, 2), "{\n  \"a\": 1\n}");
   EXPECT_EQ(Json::parse(json_text("a\xff")).get<std::string>(), "a\xEF\xBF\xBD");
 }

@@ -143,11 +143,12 @@ TEST(FullDisk, ASmallFileSystem) {
   std::unique_ptr<JournalWriter> journal;
   shared.on_first([&] {
     std::filesystem::resize_file(shared / "disk/filler", std::filesystem::file_size(shared / "disk/filler") - 16384);
+    const std::string kId = "0123456789abcdef";
     journal = std::make_unique<JournalWriter>(shared / "disk", "l", "w");
     int lines = 0;
     std::string text;
     while (text.empty() && lines < 10000) try {
-        journal->write("progress", {{"trial", "t"}, {"attempt", 1}, {"step", lines}});
+        journal->write("progress", {{"trial", kId}, {"attempt", 1}, {"step", lines}});
         ++lines;
       } catch (const Error& error) {
         EXPECT_EQ(error.kind(), ErrorKind::io);
@@ -159,8 +160,8 @@ TEST(FullDisk, ASmallFileSystem) {
     EXPECT_EQ(read.events.size(), static_cast<std::size_t>(lines));
     EXPECT_TRUE(read.problems.empty());
     std::filesystem::remove(shared / "disk/filler");
-    journal->write("ended", {{"trial", "t"}, {"attempt", 1}, {"state", "done"}});
-    EXPECT_EQ(fold(read_journal(shared / "disk")).at("t").state, "done");
+    journal->write("ended", {{"trial", kId}, {"attempt", 1}, {"state", "done"}});
+    EXPECT_EQ(fold(read_journal(shared / "disk")).at(kId).state, "done");
     std::filesystem::remove_all(shared / "disk/journal");
   });
   // With room again, everything can be written.

@@ -18,6 +18,7 @@
 
 #include "moesweep/core/error.hpp"
 #include "moesweep/store/aggregate.hpp"
+#include "moesweep/store/checkpoint.hpp"
 #include "moesweep/store/record.hpp"
 #include "moesweep/store/tensors.hpp"
 #include "samples.hpp"
@@ -374,6 +375,36 @@ std::vector<pid_t> checkers() {
     if (name == "moesweep-check") found.push_back(process);
   }
   return found;
+}
+
+/// What a reader refuses, verify does not call sound: files with right digests, and one dataset that has no place in them.
+TEST(Hostile, VerifyNamesWhatReadersRefuse) {
+  const Folder folder;
+  const auto path = folder / "file.h5";
+  const auto words = [](hid_t file, const std::string& name) { write_dataset(file, {name, {DType::u8, 4}, {2}, "1", "words", {}, {}}, "one two "); };
+  const auto expect_named = [&](const std::string& name, const std::function<void()>& read) {
+    const auto verification = verify(path);
+    ASSERT_EQ(verification.problems.size(), 1U) << name;
+    EXPECT_NE(verification.problems[0].find("dataset " + name + ": "), std::string::npos) << verification.problems[0];
+    EXPECT_NE(refusal(path, read).find("dataset " + name + ": "), std::string::npos) << name;
+  };
+
+  write_trial(path, trial(1));
+  change_and_seal(path, [&](hid_t file) { words(file, "steps/words"); });
+  expect_named("steps/words", [&] { static_cast<void>(read_trial(path)); });
+
+  const std::vector<float> values(6);
+  const auto self = comm::Communicator::self();
+  const auto checkpoint = [&](const std::string& name, const std::function<void(hid_t)>& harm) {
+    write_checkpoint(self, path, "{}", {{"parameters/router", DType::f32, {2, 3}, 0, 6, values.data()}}, trial(1));
+    change_and_seal(path, harm);
+    expect_named(name, [&] { static_cast<void>(CheckpointReader(self, path)); });
+  };
+  checkpoint("header/more", [](hid_t file) {
+    write_dataset(file, {"header/more", {DType::f32, 0}, {6}, "1", "more", {}, {}}, std::array<float, 6>{}.data());
+  });
+  checkpoint("state/words", [&](hid_t file) { words(file, "state/words"); });
+  checkpoint("record/steps/words", [&](hid_t file) { words(file, "record/steps/words"); });
 }
 
 TEST(Hostile, WhatEndsTheCheckingProcessIsDamageAndWhatIsKilledFromOutsideIsNot) {

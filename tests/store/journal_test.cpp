@@ -289,6 +289,32 @@ TEST(Fold, DoesNotDependOnTheOrderOfEvents) {
   EXPECT_EQ(orders, 2000);
 }
 
+TEST(Fold, OfEndingsThatDifferInOneFieldTheSameOneCountsInEveryOrder) {
+  const Json ended{{"event", "ended"}, {"trial", "a"}, {"attempt", 1}, {"state", "crashed"}, {"reason", "gone"}, {"seconds", 1.0}};
+  const auto with = [&](const char* key, const Json& value) {
+    Json line = ended;
+    line[key] = value;
+    return line;
+  };
+  const auto file = [](const std::string& digest, int bytes) { return json_of({std::string(64, 'a'), digest, bytes}); };
+  const std::string low(64, '1'), high(64, '2');
+  const std::vector<std::pair<Json, Json>> pairs{{with("charged", true), with("charged", false)},
+                                                 {with("suspect", true), with("suspect", false)},
+                                                 {with("final", true), with("final", false)},
+                                                 {with("seconds", 2.0), with("seconds", 3.0)},
+                                                 {with("file", file(low, 7)), with("file", file(high, 7))},
+                                                 {with("file", file(low, 7)), with("file", file(low, 8))}};
+  for (const auto& [one, other] : pairs) {
+    const auto a = fold({{one, other}, {}}).at("a"), b = fold({{other, one}, {}}).at("a");
+    EXPECT_EQ(a.charges, b.charges) << one << other;
+    EXPECT_EQ(a.suspect, b.suspect) << one << other;
+    EXPECT_EQ(a.final, b.final) << one << other;
+    EXPECT_EQ(a.seconds, b.seconds) << one << other;
+    EXPECT_EQ(a.published.digest, b.published.digest) << one << other;
+    EXPECT_EQ(a.published.bytes, b.published.bytes) << one << other;
+  }
+}
+
 TEST(Fold, TheHighestAttemptDecidesAndItsEndWinsOverProgress) {
   const Journal journal{
       {{{"event", "ended"}, {"trial", "a"}, {"attempt", 2}, {"state", "failed"}, {"reason", "why"}, {"step", 40}, {"loss", nullptr}},

@@ -10,6 +10,7 @@
 
 #include "moesweep/train/named_files.hpp"
 #include "moesweep/train/warnings.hpp"
+#include "support/scratch.hpp"
 
 namespace moesweep::train {
 namespace {
@@ -35,7 +36,7 @@ TEST(Warnings, BeginAtALossOfUniformGuessesLessAMargin) {
 class NamedFilesTest : public testing::Test {
  protected:
   void SetUp() override {
-    folder_ = fs::temp_directory_path() / ("moesweep-named-" + std::to_string(::getpid()));
+    folder_ = testing_support::make_scratch("moesweep-named");
     fs::create_directories(folder_ / "folder");
     std::ofstream(folder_ / "empty.h5");
     std::ofstream(folder_ / "text.h5") << "no HDF5 at all";

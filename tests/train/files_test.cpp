@@ -17,6 +17,7 @@
 #include "moesweep/store/checkpoint.hpp"
 #include "moesweep/store/record.hpp"
 #include "moesweep/train/trial.hpp"
+#include "support/scratch.hpp"
 #include "train/trainer.hpp"
 
 namespace moesweep::train {
@@ -52,9 +53,7 @@ TrialConfig tiny() {
 class Files : public testing::Test {
  protected:
   void SetUp() override {
-    folder_ = world_.broadcast((fs::temp_directory_path() / ("moesweep-files-" + std::to_string(::getpid()))).string(), 0, "folder");
-    if (world_.rank() == 0) fs::create_directories(folder_);
-    world_.barrier("folder made");
+    folder_ = world_.broadcast(world_.rank() == 0 ? testing_support::make_scratch("moesweep-files").string() : "", 0, "folder");
     config_ = tiny();
     config_.parallel.data = world_.size();
   }
@@ -430,9 +429,10 @@ TEST_F(Files, AModelThatOneRankAloneCannotMakeIsAnErrorOnEveryRank) {
   config_.routing.balance = {};
   config_.routing.select = "troubled";
   const auto source = data::open_source(config_.data);
-  for (const auto& [kind, says] : {std::pair{Trouble::exception, "this strategy cannot be made"}, std::pair{Trouble::memory, "std::bad_alloc"}}) {
-    trouble = world_.rank() == world_.size() - 1 ? kind : Trouble::none;
-    expect_error([&] { run_trial(config_, *source, world_, {}); }, ErrorKind::internal, says, "", says);
+  for (const auto& [what, kind, says, where] : {std::tuple{Trouble::exception, ErrorKind::internal, "this strategy cannot be made", ""},
+                                                std::tuple{Trouble::memory, ErrorKind::io, "memory ran out", ""}}) {
+    trouble = world_.rank() == world_.size() - 1 ? what : Trouble::none;
+    expect_error([&] { run_trial(config_, *source, world_, {}); }, kind, says, where, says);
   }
   trouble = Trouble::none;
 }
@@ -461,7 +461,7 @@ TEST_F(Files, AStopBeforeTheModelIsMadeLeavesEverythingAsItWas) {
   const std::string before = read_text(checkpoint);
   stop = world_.rank() == 0;
   expect_preempted(config_);
-  EXPECT_EQ(read_text(checkpoint), before);
+  EXPECT_TRUE(read_text(checkpoint) == before) << "the checkpoint was written again";
   world_.barrier("nothing was written");
   stop = false;
   EXPECT_EQ(run_trial(config_, *source, world_, {folder_, &stop, nullptr}).state, "done");

@@ -85,18 +85,21 @@ TEST(Shares, TileTheBatchInWholeMicroBatches) {
 
 TEST(Recorders, RowsComeBackAfterRestore) {
   Recorder recorder;
+  recorder.declare("steps/step", {}, "step", "steps done", false, true);
   recorder.declare("steps/loss", {}, "nats", "loss");
   recorder.declare("evaluations/counts", {2}, "1", "counts", false, true);
+  recorder.append("steps/step", 1);
   recorder.append("steps/loss", 1.5);
   recorder.append("evaluations/counts", std::vector<double>{3, 4});
   store::TrialRecord record{"id", "done", "", "{}", "{}", recorder.arrays()};
   Recorder again;
+  again.declare("steps/step", {}, "step", "steps done", false, true);
   again.declare("steps/loss", {}, "nats", "loss");
   again.declare("evaluations/counts", {2}, "1", "counts", false, true);
   again.restore(record, {"steps/"});
   EXPECT_EQ(again.last("steps/loss"), 1.5);
   EXPECT_TRUE(std::isnan(again.last("evaluations/counts")));
-  EXPECT_EQ(recorder.arrays()[1].shape, (std::vector<std::int64_t>{1, 2}));
+  EXPECT_EQ(recorder.arrays()[2].shape, (std::vector<std::int64_t>{1, 2}));
 }
 
 }  // namespace
