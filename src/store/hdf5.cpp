@@ -476,7 +476,7 @@ std::optional<std::string> read_text_attribute(hid_t object, const char* name) {
   if (!attribute || elements != 1) return {};
   const Handle type(checked(H5Aget_type(attribute.get()), "H5Aget_type", name), H5Tclose);
   if (H5Tget_class(type.get()) != H5T_STRING || H5Tis_variable_str(type.get()) > 0) return {};
-  constexpr std::size_t kMostAttributeBytes = std::size_t{1} << 20;
+  constexpr std::size_t kMostAttributeBytes = std::size_t{1} << 16;
   const std::size_t width = H5Tget_size(type.get());
   if (width > kMostAttributeBytes) throw Error(ErrorKind::corrupt, std::string("attribute ") + name + ": it is too long");
   std::string text(width, '\0');

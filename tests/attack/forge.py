@@ -69,8 +69,10 @@ def datasets(file: h5py.File) -> dict[str, h5py.Dataset]:
 
     def walk(group: h5py.Group, path: str, depth: int) -> None:
         for name in group:
+            link = group.get(name, getlink=True)
             try:
-                item = group[name]
+                # Through an external link HDF5 would open the target for writing too.
+                item = h5py.File(link.filename, "r")[link.path] if isinstance(link, h5py.ExternalLink) else group[name]
             except (KeyError, OSError):
                 continue
             if item.file.filename == file.filename:
