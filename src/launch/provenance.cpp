@@ -12,6 +12,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "moesweep/core/text.hpp"
 #include "moesweep/core/version.hpp"
 
 namespace moesweep::launch {
@@ -102,7 +103,7 @@ Json machines_of(const comm::Communicator& ranks) {
 Json provenance(const std::vector<std::string>& command_line, std::int64_t ranks, const std::map<std::string, std::string>& libraries) {
   Json environment = Json::object();
   for (const char* name : kTold)
-    if (const char* value = std::getenv(name)) environment[name] = value;
+    if (const char* value = std::getenv(name)) environment[name] = as_utf8(value);
   Json slurm = Json::object();
   for (const auto& [key, name] : {std::pair("job", "SLURM_JOB_ID"),
                                   {"step", "SLURM_STEP_ID"},
@@ -120,7 +121,7 @@ Json provenance(const std::vector<std::string>& command_line, std::int64_t ranks
                 {"cpu_model", cpu_model()},
                 {"gpus", gpu_models()},
                 {"ranks", ranks},
-                {"folder", std::filesystem::current_path(unknown).string()},
+                {"folder", as_utf8(std::filesystem::current_path(unknown).string())},
                 {"command_line", command_line},
                 {"slurm", slurm},
                 {"environment", environment}};
