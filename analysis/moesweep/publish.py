@@ -59,9 +59,8 @@ def check_target(path: Path, ours: Ours, what: str) -> None:
         about = os.lstat(path)
     except FileNotFoundError:
         return
-    kind = kind_of(about.st_mode)
-    if kind != "a file":
-        raise OSError(errno.EEXIST, f"is {kind}, which is not replaced; name another file", str(path))
+    if not stat.S_ISREG(about.st_mode):
+        raise OSError(errno.EEXIST, f"is {kind_of(about.st_mode)}, which is not replaced; name another file", str(path))
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(handle, "rb") as file:
@@ -77,7 +76,7 @@ def check_target(path: Path, ours: Ours, what: str) -> None:
 def kind_of(mode: int) -> str:
     """What a file of that mode is, in words."""
     kinds = (
-        (stat.S_ISREG, "a file"),
+        (stat.S_ISREG, "a regular file"),
         (stat.S_ISDIR, "a folder"),
         (stat.S_ISLNK, "a link"),
         (stat.S_ISFIFO, "a FIFO"),

@@ -16,11 +16,16 @@ NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 def printable(text: str) -> str:
     """The text with every control character, line end and sign of writing direction as an escape (`\\x1b`, `\\n`, `\\u202e`).
 
-    Half surrogates, as Python has them for bytes of a file name that are not UTF-8, are escaped too.
+    A byte of a file name that is not UTF-8, which Python has as U+DC80 to U+DCFF, becomes `\\xff`.
     """
     if text.isprintable():
         return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+    return "".join(letter if letter.isprintable() else _escaped(letter) for letter in text)
+
+
+def _escaped(letter: str) -> str:
+    code = ord(letter)
+    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else letter.encode("unicode_escape").decode("ascii")
 
 
 def say(text: str, stream: TextIO) -> None:

@@ -6,6 +6,8 @@ import contextlib
 import os
 from collections.abc import Iterator
 
+from moesweep.text import printable as whole_printable
+
 EXIT_CODES = {"usage": 2, "config": 3, "io": 4, "corrupt": 5, "data": 7, "internal": 70}
 
 MOST_SHOWN = 2000
@@ -16,15 +18,7 @@ def printable(text: str) -> str:
     """`text` in one line that a terminal shows as it is: control characters and broken Unicode as escapes, long text cut."""
     if len(text) > MOST_SHOWN:
         text = f"{text[:MOST_SHOWN]}... ({len(text):,} characters)"
-    if text.isprintable():
-        return text
-    return "".join(letter if letter.isprintable() else _escaped(letter) for letter in text)
-
-
-def _escaped(letter: str) -> str:
-    code = ord(letter)
-    # A byte of a file name that is not UTF-8 comes as U+DC80 to U+DCFF.
-    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else letter.encode("unicode_escape").decode("ascii")
+    return whole_printable(text)
 
 
 def shown(value: object, most: int = 80) -> str:

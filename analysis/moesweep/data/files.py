@@ -9,22 +9,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from moesweep.data.errors import DataToolError
+from moesweep.publish import kind_of
 
 PIECE_BYTES = 1 << 20
-
-KINDS = (
-    (stat.S_ISDIR, "a folder"),
-    (stat.S_ISFIFO, "a FIFO"),
-    (stat.S_ISCHR, "a device"),
-    (stat.S_ISBLK, "a device"),
-    (stat.S_ISSOCK, "a socket"),
-    (stat.S_ISLNK, "a link"),
-)
-
-
-def kind_of(mode: int) -> str:
-    """What a file of this mode is, in words."""
-    return next((name for test, name in KINDS if test(mode)), "a regular file")
 
 
 def open_regular(path: Path, kind: str = "data") -> BinaryIO:

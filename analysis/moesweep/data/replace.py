@@ -26,8 +26,8 @@ from typing import Any
 
 from moesweep.data import strict_json
 from moesweep.data.errors import DataToolError, shown
-from moesweep.data.files import kind_of
 from moesweep.data.manifest import Manifest, read_manifest
+from moesweep.publish import kind_of
 
 MANIFEST = "manifest.json"
 MARKER = "replacing.json"

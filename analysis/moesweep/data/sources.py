@@ -20,8 +20,9 @@ from typing import TypeVar
 from moesweep.data import debian, html_text, strict_json, unpack
 from moesweep.data.config import DataConfig
 from moesweep.data.errors import DataToolError, at, is_utf8
-from moesweep.data.files import kind_of, open_regular, read_limited, sha256_of
+from moesweep.data.files import open_regular, read_limited, sha256_of
 from moesweep.data.progress import Progress
+from moesweep.publish import kind_of
 
 RECIPE = 1
 """Raised when the same sources would give other documents, so that stores are made anew."""
