@@ -142,8 +142,7 @@ namespace {
 
 /// The folder's config.yaml is replaced by that of the trial `id`: an `io` error when it is another trial's, or somebody's own.
 void require_own_config(const std::filesystem::path& file, const std::string& id) {
-  std::error_code absent;
-  if (std::filesystem::symlink_status(file, absent).type() == std::filesystem::file_type::not_found) return;
+  if (is_absent(file)) return;
   std::string found;
   try {
     found = train::id_of(spec::load_trial(file.string()));
@@ -178,6 +177,7 @@ void add_train(CLI::App& app, Invocation& invocation) {
       std::filesystem::path folder, file;
       std::string id;
       bool there = false;
+      store::TrialFinding found;
       launch::RunOptions run;
       world.agree(
           [&] {
@@ -188,7 +188,7 @@ void add_train(CLI::App& app, Invocation& invocation) {
             file = folder / "trial.h5";
             require_replaceable(file);
             require_own_config(folder / "config.yaml", id);
-            const store::TrialFinding found = store::find_trial(file, id);
+            found = store::find_trial(file, id);
             there = found.valid();
             if (found.kind == store::TrialFinding::Kind::unreadable)
               throw Error(ErrorKind::io, found.why, file.string(), "see to the file, or choose another folder with --out");
@@ -210,7 +210,7 @@ void add_train(CLI::App& app, Invocation& invocation) {
       if (world.rank() == 0) {
         if (there) {
           log::info(fmt::format("nothing to do: {} holds this trial", file.string()));
-          record = store::read_trial(file);
+          record = std::move(found.record);
         }
         Json results = Json::object();
         print_json({{"id", id},
@@ -240,13 +240,6 @@ void add_aggregate(CLI::App& app, Invocation& invocation) {
   sub->callback([options, &invocation] {
     invocation.exit_code = with_mpi([&](const comm::Communicator& world) {
       log::configure(world.rank(), world.size());
-      world.agree(
-          [&] {
-            // Before the work, which reads an earlier aggregate there; publishing looks again.
-            const std::filesystem::path out = options->out;
-            if (world.rank() == 0) require_replaceable(out.empty() ? std::filesystem::path(options->folder) / "sweep.h5" : out);
-          },
-          "look at the file to write");
       const launch::Aggregation made = launch::aggregate(world, options->folder, options->out);
       if (world.rank() == 0) print(fmt::format("{}: {} trials, {} done\n", printable_line(made.file.string()), made.rows, made.done));
       return ExitCode::ok;

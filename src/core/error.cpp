@@ -48,20 +48,17 @@ std::string compose(const std::string& what, const std::string& where, const std
 Error::Error(ErrorKind kind, std::string what, std::string where, std::string hint)
     : std::runtime_error(compose(what, where, hint)), kind_(kind), message_(std::move(what)), where_(std::move(where)), hint_(std::move(hint)) {}
 
-namespace {
-
-constexpr const char* kDefect = "this is a defect of moesweep: please report it with the command that led here";
-
-/// Memory that ran out, by type or by the words of libtorch and of the system.
 bool tells_of_memory(const std::exception& exception) {
   if (dynamic_cast<const std::bad_alloc*>(&exception) != nullptr) return true;
-  constexpr std::array<std::string_view, 5> kSigns{"out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory",
-                                                   "Cannot allocate memory"};
+  constexpr std::array<std::string_view, 7> kSigns{"memory ran out",         "out of memory",          "not enough memory", "can't allocate memory",
+                                                   "cannot allocate memory", "Cannot allocate memory", "std::bad_alloc"};
   const std::string_view text = exception.what();
   return std::ranges::any_of(kSigns, [&](std::string_view sign) { return text.find(sign) != std::string_view::npos; });
 }
 
-}  // namespace
+namespace {
+constexpr const char* kDefect = "this is a defect of moesweep: please report it with the command that led here";
+}
 
 Error error_of(const std::exception& exception) {
   if (const auto* known = dynamic_cast<const Error*>(&exception)) return *known;

@@ -89,6 +89,11 @@ void create_exclusively(const std::filesystem::path& path, const std::filesystem
   ::close(file);
 }
 
+bool is_absent(const std::filesystem::path& path) {
+  std::error_code ignored;
+  return std::filesystem::symlink_status(path, ignored).type() == std::filesystem::file_type::not_found;
+}
+
 void require_replaceable(const std::filesystem::path& path) {
   struct stat status {};
   if (::lstat(path.c_str(), &status) != 0) {

@@ -13,6 +13,7 @@
 #include "moesweep/core/foreign_json.hpp"
 #include "moesweep/core/hash.hpp"
 #include "moesweep/core/log.hpp"
+#include "moesweep/core/publish.hpp"
 #include "moesweep/core/text.hpp"
 #include "moesweep/core/version.hpp"
 #include "moesweep/diagnose/testbed.hpp"
@@ -131,22 +132,28 @@ Json survey(const fs::path& sweep_folder) {
     costs.push_back(plan.trials[places.at(id)].cost);
   }
   const auto axes = spec::axes_of(trials);
-  Json ids = Json::array(), list = Json::array();
+  Json ids = Json::array(), published = Json::array(), list = Json::array();
   for (std::size_t i = 0; i < trials.size(); ++i) {
     const TrialStanding& standing = *by_id.at(trials[i].id);
     Json texts = Json::object();
     for (const auto& [path, value] : axes[i]) texts[path] = text_of(value);
     ids.push_back(standing.id);
+    const store::Published& file = standing.status.published;
+    published.push_back(file.sha256.empty() ? Json() : json_of(file));
     const Json entry = {{"config", difference_from_defaults(trials[i].config)},
                         {"axes", std::move(texts)},
                         {"removed", standing.removed},
                         {"state", standing.status.state},
-                        {"reason", standing.status.reason},
-                        {"published", json_of(standing.status.published)}};
+                        {"reason", standing.status.reason}};
     list.push_back(entry.dump(-1, ' ', false, Json::error_handler_t::replace));
   }
-  return {{"name", plan.name},     {"resolved", plan.resolved}, {"provenance", plan.provenance}, {"parameter_ratio", plan::parameter_ratio(costs)},
-          {"ids", std::move(ids)}, {"trials", std::move(list)}};
+  return {{"name", plan.name},
+          {"resolved", plan.resolved},
+          {"provenance", plan.provenance},
+          {"parameter_ratio", plan::parameter_ratio(costs)},
+          {"ids", std::move(ids)},
+          {"published", std::move(published)},
+          {"trials", std::move(list)}};
 }
 
 /// The metrics of reference trials, which other trials are held against, and of which trials they are wanted.
@@ -193,12 +200,15 @@ class References {
 }  // namespace
 
 Aggregation aggregate(const comm::Communicator& world, const fs::path& sweep_folder, const fs::path& file) {
-  // The folder's own sweep.h5 is replaced whatever is wrong with it; a file that a person names only when it is an aggregate.
+  const fs::path own = sweep_folder / "sweep.h5", target = file.empty() ? own : file;
   world.agree(
       [&] {
+        if (world.rank() != 0) return;
+        // Before the work, which reads an earlier aggregate there. The folder's own is replaced whatever its content; a file that a person names
+        // only when it is an aggregate.
+        require_replaceable(target);
         std::error_code none;
-        if (world.rank() == 0 && !file.empty() && !fs::equivalent(file, sweep_folder / "sweep.h5", none))
-          store::require_own_output(file, "format", "moesweep-sweep");
+        if (!file.empty() && !fs::equivalent(file, own, none)) store::require_own_output(file, "format", "moesweep-sweep");
       },
       "look at the file to write");
   // One rank looks at plan and journal, which may change meanwhile; all use what it saw.
@@ -220,9 +230,7 @@ Aggregation aggregate(const comm::Communicator& world, const fs::path& sweep_fol
         if (world.rank() != 0) return;
         for (const auto& id : told["ids"]) {
           // One that cannot be looked at is no absent one: reading it says what is wrong.
-          std::error_code failure;
-          const auto status = fs::symlink_status(trial_file(sweep_folder, id.get<std::string>()), failure);
-          there += status.type() == fs::file_type::not_found ? '0' : '1';
+          there += is_absent(trial_file(sweep_folder, id.get<std::string>())) ? '0' : '1';
         }
       },
       "look for trial files");
@@ -232,11 +240,11 @@ Aggregation aggregate(const comm::Communicator& world, const fs::path& sweep_fol
     source.trials.push_back({id, {}, {}});
     if (there[i] != '1') continue;
     source.trials.back().file = trial_file(sweep_folder, id);
-    const Json published = std::move(Json::parse(entries[i])["published"]);
-    if (!published["sha256"].get_ref<const std::string&>().empty())
+    if (const Json& published = told["published"][i]; !published.is_null())
       source.trials.back().published = store::published_of(JsonView(published, "the journal"));
   }
   told.erase("ids");
+  told.erase("published");
 
   References references;
   ComparisonKeys comparison_keys;
@@ -283,7 +291,6 @@ Aggregation aggregate(const comm::Communicator& world, const fs::path& sweep_fol
   const Json provenance = {{"made_by", {{"version", version()}, {"git", git_version()}}},
                            {"sweep_folder_made_by", told["provenance"]},
                            {"parameter_ratio", told["parameter_ratio"]}};
-  const fs::path target = file.empty() ? sweep_folder / "sweep.h5" : file;
   const store::SweepMaking making =
       store::write_sweep(world, target, {told["name"], canonical(told["resolved"]), canonical(provenance)}, source, target);
   if (world.rank() == 0 && !making.earlier_refused.empty())

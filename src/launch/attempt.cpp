@@ -145,12 +145,6 @@ class LeaderObserver final : public train::Observer {
   bool began_ = false;
 };
 
-bool tells_of_memory(const std::string& text) {
-  constexpr std::array kSigns{"memory ran out",         "out of memory",          "not enough memory", "can't allocate memory",
-                              "cannot allocate memory", "Cannot allocate memory", "std::bad_alloc"};
-  return std::ranges::any_of(kSigns, [&](const char* sign) { return text.find(sign) != std::string::npos; });
-}
-
 /// Whether the place of an error lies in that folder, by its path as it is written and as the file system has it.
 bool lies_in(const std::string& where, const fs::path& folder) {
   if (folder.empty()) return false;
@@ -191,8 +185,7 @@ std::optional<Error> error_of_disk(const std::exception& error, const fs::path& 
 /// On every rank of the gang the data of the trial, or the error of one of them. The first opening of a token store on a machine digests all of it,
 /// so the ranks of other machines wait without a timeout.
 const data::Source& open_data(const train::TrialConfig& config, const comm::Communicator& gang, const AttemptContext& context) {
-  constexpr double kNoTimeout = 1e9;  // seconds
-  comm::watchdog::set_timeout(kNoTimeout);
+  comm::watchdog::set_timeout(comm::watchdog::kNoTimeout);
   const data::Source* source = nullptr;
   gang.agree(
       [&] {
@@ -209,15 +202,19 @@ const data::Source& open_data(const train::TrialConfig& config, const comm::Comm
 /// The first line of a message that may hold a stack trace.
 std::string first_line(const std::string& text) { return text.substr(0, text.find('\n')); }
 
-/// How the trial has ended or why it cannot run, by the trial.h5 that is there: state and reason; null when it has to run. A damaged file is kept
-/// under another name. For who holds the trial's claim.
-Json what_is_there(const std::string& id, const fs::path& folder, TrialLog& log) {
+/// How the trial has ended or why it cannot run, by the trial.h5 that is there; nothing when it has to run. A damaged file is kept under another
+/// name. For who holds the trial's claim.
+std::optional<Ending> what_is_there(const std::string& id, const fs::path& folder, TrialLog& log) {
   const fs::path file = folder / "trial.h5";
-  const store::TrialFinding found = store::find_trial(file, id);
+  store::TrialFinding found = store::find_trial(file, id);
+  const auto unreadable = [](std::string why) { return Ending{kUnreadable, std::move(why), 0.0, {}, {}}; };
   switch (found.kind) {
-    case store::TrialFinding::Kind::absent: return {};
-    case store::TrialFinding::Kind::valid: return {{"state", found.state}, {"reason", ""}};
-    case store::TrialFinding::Kind::unreadable: return {{"state", kUnreadable}, {"reason", fmt::format("{}: {}", file.string(), found.why)}};
+    case store::TrialFinding::Kind::absent: return std::nullopt;
+    case store::TrialFinding::Kind::valid: {
+      const std::string state = found.record.state;
+      return Ending{state, "", 0.0, std::move(found.record), std::move(found.published)};
+    }
+    case store::TrialFinding::Kind::unreadable: return unreadable(fmt::format("{}: {}", file.string(), found.why));
     case store::TrialFinding::Kind::damaged: break;
   }
   try {
@@ -225,9 +222,9 @@ Json what_is_there(const std::string& id, const fs::path& folder, TrialLog& log)
     const std::string text = fmt::format("{}: {}; it is kept as {}, and the trial runs again", file.string(), found.why, kept.filename().string());
     log.line("warning: " + text);
     log::warning(text);
-    return {};
+    return std::nullopt;
   } catch (const Error& error) {
-    return {{"state", kUnreadable}, {"reason", fmt::format("{}: {}, and {}", file.string(), found.why, error.message())}};
+    return unreadable(fmt::format("{}: {}, and {}", file.string(), found.why, error.message()));
   }
 }
 
@@ -249,16 +246,14 @@ Ending attempt_trial(const std::string& id, const train::TrialConfig& config, co
     log.emplace(folder);
   }
   // What stands at the place of its file: seen by the leader, who holds the trial's claim, told to the others.
-  std::string told;
-  if (leader) told = what_is_there(id, folder, *log).dump(-1, ' ', false, Json::error_handler_t::replace);
-  if (const Json there = Json::parse(gang.broadcast(told, 0, "look for the trial's file")); !there.is_null()) {
-    Ending ending{there["state"], there["reason"], seconds_since(start), {}, {}};
-    if (!leader) return ending;
-    log->line(fmt::format("{} without training: {}", ending.state, ending.reason.empty() ? "its file is there and whole" : ending.reason));
-    if (ending.state == kUnreadable) return ending;
-    ending.record = store::read_trial(folder / "trial.h5");
-    ending.published = store::find_trial(folder / "trial.h5", id).published;
-    return ending;
+  std::optional<Ending> there;
+  if (leader) there = what_is_there(id, folder, *log);
+  const std::string told = gang.broadcast(there ? "ended as " + there->state : "", 0, "look for the trial's file");
+  if (!told.empty()) {
+    if (!leader) return {told.substr(std::string_view("ended as ").size()), "", seconds_since(start), {}, {}};
+    there->seconds = seconds_since(start);
+    log->line(fmt::format("{} without training: {}", there->state, there->reason.empty() ? "its file is there and whole" : there->reason));
+    return *std::move(there);
   }
   if (leader) {
     publish_text(folder / "config.yaml", spec::trial_yaml(config));
@@ -329,7 +324,7 @@ Ending attempt_trial(const std::string& id, const train::TrialConfig& config, co
     details = error.what();
     const auto* known = dynamic_cast<const Error*>(&error);
     agreed = known != nullptr && known->on_every_rank();
-    ending.state = tells_of_memory(details) ? "out_of_memory" : known != nullptr && known->kind() == ErrorKind::mpi ? "crashed" : "failed";
+    ending.state = tells_of_memory(error) ? "out_of_memory" : known != nullptr && known->kind() == ErrorKind::mpi ? "crashed" : "failed";
     if (ending.state == "failed") {
       of_files = error_of_disk(error, folder, context.options.folder);
       // Of its data and its own checkpoint that cannot be read just now: the trial is not to blame, and neither are the others.

@@ -64,13 +64,12 @@ store::TrialFinding find_trial_file(const fs::path& sweep_folder, const std::str
 }
 
 Json fields_of_found(const fs::path& file, const store::TrialFinding& finding) {
-  Json fields = {{"state", finding.state}, {"reason", ""}, {"seconds", 0.0}, {"final", true}, {"file", json_of(finding.published)}};
+  const store::TrialRecord& record = finding.record;
+  Json fields = {{"state", record.state}, {"reason", record.reason}, {"seconds", 0.0}, {"final", true}, {"file", json_of(finding.published)}};
   try {
-    const store::TrialRecord record = store::read_trial(file, finding.published);
-    fields["reason"] = record.reason;
     add_results(fields, record, file);
-  } catch (const std::exception&) {
-    // Gone since it was found: what is known of it is written.
+  } catch (const Error&) {
+    // Its metrics or its config contradict themselves: what is known of it is written.
   }
   return fields;
 }
@@ -95,8 +94,7 @@ std::optional<Owner> owner_of(const fs::path& trial_folder, int attempt, std::st
   try {
     text = read_text(file, kMostBytes);
   } catch (const Error& error) {
-    std::error_code failure;
-    if (fs::symlink_status(file, failure).type() == fs::file_type::not_found) return Owner();
+    if (is_absent(file)) return Owner();
     if (why != nullptr) *why = fmt::format("{}: {}", file.string(), error.message());
     return std::nullopt;
   }
@@ -177,8 +175,7 @@ std::string end_of_log(const fs::path& folder) {
 /// Why the trial's checkpoint cannot be read just now; empty when it can, or there is none. Whether it is whole is seen by who reads it.
 std::string trouble_with_checkpoint(const fs::path& folder) {
   const fs::path file = folder / "checkpoint.h5";
-  std::error_code failure;
-  if (fs::symlink_status(file, failure).type() == fs::file_type::not_found) return "";
+  if (is_absent(file)) return "";
   try {
     ::close(open_regular(file));
     return "";
@@ -307,7 +304,7 @@ Claim Claims::look(const std::string& id, bool alone) {
   }
   const store::TrialFinding found = find(id);
   if (found.kind == store::TrialFinding::Kind::unreadable) return {Claim::Result::unreadable, last, "", found.why};
-  if (found.valid()) return {Claim::Result::ended, last, found.state, ""};
+  if (found.valid()) return {Claim::Result::ended, last, found.record.state, ""};
   const store::TrialStatus& status = history_.status_of(id);
   // One that was finished by the journal, but whose file is gone or damaged, runs again.
   const bool has_lost_its_file = status.state == "done" || status.state == "diverged";

@@ -106,8 +106,7 @@ constexpr std::int64_t kMostCount = std::int64_t{1} << 53;
 template <class Read>
 auto read_plan_file(const fs::path& sweep_folder, Read&& read) {
   const fs::path file = sweep_folder / "plan.json";
-  std::error_code failure;
-  if (fs::symlink_status(file, failure).type() == fs::file_type::not_found)
+  if (is_absent(file))
     throw Error(ErrorKind::io, "there is no plan.json: this is no sweep folder", sweep_folder.string(),
                 "give the folder that `moesweep run` made, for example runs/quickstart");
   const std::string text = read_text(file);
@@ -239,8 +238,7 @@ constexpr std::string_view kResolvedHeading = "# The sweep as resolved by moeswe
 /// A sweep.yaml of our own begins with that heading. Somebody's own file of that name would be replaced: an `io` error.
 void require_own_sweep_file(const fs::path& sweep_folder) {
   const fs::path file = sweep_folder / "sweep.yaml";
-  std::error_code absent;
-  if (fs::symlink_status(file, absent).type() == fs::file_type::not_found) return;
+  if (is_absent(file)) return;
   if (!read_text(file).starts_with(kResolvedHeading))
     throw Error(ErrorKind::io, "it is there already, and moesweep did not write it: a sweep folder has a sweep.yaml of its own", file.string(),
                 "choose another folder with --out");
@@ -258,8 +256,7 @@ SweepPlan prepare_folder(const fs::path& sweep_folder, const spec::Sweep& sweep,
     throw Error(ErrorKind::io, fmt::format("cannot make the sweep folder: {}", failure.message()), sweep_folder.string(),
                 "is it writable, and is there space? Choose another with --out");
   const PlanLock lock(sweep_folder);
-  std::error_code absent;
-  const bool known = fs::symlink_status(sweep_folder / "plan.json", absent).type() != fs::file_type::not_found;
+  const bool known = !is_absent(sweep_folder / "plan.json");
   SweepPlan plan;
   if (known) plan = read_plan(sweep_folder);
   const std::string before = known ? plan.json().dump() : "";

@@ -73,7 +73,7 @@ class Launch {
         work(everyone, plan::Scheduler(jobs, {0, world_.size()}, salt()), jobs_trial_, false);
         work_alone(everyone);
         // Ranks without work wait here for as long as the others train.
-        comm::watchdog::set_timeout(kNoTimeout);
+        comm::watchdog::set_timeout(comm::watchdog::kNoTimeout);
         outcome.ran = world_.sum(ran_, "end of the sweep");
         outcome.stopped = world_.maximum(stopped_ ? 1 : 0, "end of the sweep") != 0;
         outcome.gave_up = world_.maximum(gave_up_ ? 1 : 0, "end of the sweep") != 0;
@@ -87,7 +87,7 @@ class Launch {
         comm::abort_world(static_cast<int>(code), fmt::format("[Rank {}/{}] {}", world_.rank(), world_.size(), error.what()));
       }
     }
-    comm::watchdog::set_timeout(kNoTimeout);
+    comm::watchdog::set_timeout(comm::watchdog::kNoTimeout);
     share_unreadable(outcome);
     tell_states(outcome);
     if (world_.rank() == 0 && outcome.dispatch.claims_made > 0)
@@ -97,14 +97,12 @@ class Launch {
   }
 
  private:
-  static constexpr double kNoTimeout = 1e9;  // seconds
-
   /// Rank 0 makes the folder, reads the journal and closes what died; every rank learns the launch's name and where each trial stands.
   void prepare() {
     std::string told;
     const Json hosts = machines_of(world_);
     const double timeout = comm::watchdog::timeout_seconds();
-    comm::watchdog::set_timeout(kNoTimeout);  // rank 0 may have to digest a large token store
+    comm::watchdog::set_timeout(comm::watchdog::kNoTimeout);  // rank 0 may have to digest a large token store
     world_.agree(
         [&] {
           if (world_.rank() != 0) return;
@@ -390,7 +388,7 @@ class Launch {
 
   /// Suspects, one after the other, each with nothing else running in this launch: when the step dies, it was that trial.
   void work_alone(const comm::Communicator& everyone) {
-    comm::watchdog::set_timeout(kNoTimeout);
+    comm::watchdog::set_timeout(comm::watchdog::kNoTimeout);
     Json mine = Json::array();
     for (const std::size_t trial : suspects_) mine.push_back(trial);
     for (const std::string& text : everyone.all_gather(mine.dump(), "suspects"))
@@ -403,7 +401,7 @@ class Launch {
       if (everyone.rank() == 0) log::info(fmt::format("trial {} runs alone: it was open when its step died", sweep_.trials[trial].id));
       const plan::Job job = all_jobs_[trial];
       work(everyone, plan::Scheduler({&job, 1}, {0, everyone.size()}), {trial}, true);
-      comm::watchdog::set_timeout(kNoTimeout);
+      comm::watchdog::set_timeout(comm::watchdog::kNoTimeout);
     }
   }
 

@@ -162,8 +162,7 @@ void find_unreadable(Standings& standings, const std::filesystem::path& sweep_fo
     if ((trial.status.state != "done" && trial.status.state != "diverged") || known.contains(trial.id)) continue;
     const auto file = trial_file(sweep_folder, trial.id);
     std::string why = trouble_with_folder(file.parent_path());
-    std::error_code failure;
-    if (why.empty() && std::filesystem::symlink_status(file, failure).type() == std::filesystem::file_type::not_found) continue;
+    if (why.empty() && is_absent(file)) continue;
     try {
       if (why.empty()) ::close(open_regular(file));
     } catch (const Error& error) {

@@ -271,8 +271,7 @@ void check_digest(hid_t file, const std::vector<Description>& descriptions, cons
     contents.push_back(d.content ? *d.content : content_of(block_digests(file, d, 0, blocks_of(d))));
   }
   if (digest_of(root_attributes(file), descriptions, contents) != h5::read_text_attribute(file, "digest"))
-    throw Error(ErrorKind::corrupt, "the digest does not fit the content", path.string(),
-                "the file is damaged: remove it, then make it again: moesweep run (trial.h5), moesweep aggregate (sweep.h5)");
+    throw Error(ErrorKind::corrupt, "the digest does not fit the content", path.string(), kMakeAgain);
 }
 
 namespace {

@@ -101,6 +101,10 @@ std::string shortened(const std::string& text, std::size_t bytes);
 /// Names that can be a path inside a file: no empty part, no `.`; each once, none inside another, none in `reserved`. `internal` errors.
 void check_paths(const std::vector<std::string>& paths, const std::string& reserved);
 
+/// What to do about a damaged file.
+inline constexpr const char* kMakeAgain =
+    "the file is damaged: remove it, then make it again: moesweep run (trial.h5), moesweep aggregate (sweep.h5)";
+
 /// The sizes in a file are checked before anything is allocated: that memory ran out says nothing about the file. An `io` error.
 [[noreturn]] void throw_memory_ran_out(const std::filesystem::path& path);
 
@@ -112,16 +116,14 @@ auto as_corrupt(const std::filesystem::path& path, Read&& read) {
   } catch (const h5::Failure& failure) {
     if (failure.out_of_memory()) throw_memory_ran_out(path);
     const std::string where = failure.object().empty() ? "" : "dataset " + failure.object() + ": ";
-    throw Error(ErrorKind::corrupt, where + failure.what(), path.string(),
-                "the file is damaged: remove it, then make it again: moesweep run (trial.h5), moesweep aggregate (sweep.h5)");
+    throw Error(ErrorKind::corrupt, where + failure.what(), path.string(), kMakeAgain);
   } catch (const Error& error) {
     if (!error.where().empty()) throw;
     throw Error(error.kind(), error.message(), path.string(), error.hint());
   } catch (const std::bad_alloc&) {
     throw_memory_ran_out(path);
   } catch (const std::length_error&) {
-    throw Error(ErrorKind::corrupt, "a size inside the file is impossible", path.string(),
-                "the file is damaged: remove it, then make it again: moesweep run (trial.h5), moesweep aggregate (sweep.h5)");
+    throw Error(ErrorKind::corrupt, "a size inside the file is impossible", path.string(), kMakeAgain);
   }
 }
 

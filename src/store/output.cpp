@@ -7,8 +7,7 @@
 namespace moesweep::store {
 
 void require_own_output(const std::filesystem::path& path, const std::string& attribute, const std::string& value) {
-  std::error_code absent;
-  if (std::filesystem::symlink_status(path, absent).type() == std::filesystem::file_type::not_found) return;
+  if (is_absent(path)) return;
   require_replaceable(path);
   try {
     require_hdf5(path, h5::Origin::foreign);

@@ -193,10 +193,9 @@ TrialFinding find_trial(const std::filesystem::path& path, const std::string& id
     return finding;
   }
   try {
-    const TrialRecord record = TrialReader().read(path, published, &finding.published);
-    finding.state = record.state;
-    if (record.id == id) is(TrialFinding::Kind::valid, "");
-    else is(TrialFinding::Kind::damaged, "it holds the trial " + record.id + ", not " + id);
+    finding.record = TrialReader().read(path, published, &finding.published);
+    if (finding.record.id == id) is(TrialFinding::Kind::valid, "");
+    else is(TrialFinding::Kind::damaged, "it holds the trial " + finding.record.id + ", not " + id);
   } catch (const NewerFormat& error) {
     is(TrialFinding::Kind::unreadable, error.message());
   } catch (const Error& error) {
@@ -204,7 +203,7 @@ TrialFinding find_trial(const std::filesystem::path& path, const std::string& id
   } catch (const std::exception& error) {  // memory
     is(TrialFinding::Kind::unreadable, error.what());
   }
-  if (!finding.valid()) finding.published = {};
+  if (!finding.valid()) finding = {finding.kind, {}, std::move(finding.why), {}};
   return finding;
 }
 

@@ -116,7 +116,7 @@ TEST(FindTrial, TellsWholeFilesFromDamagedOnesAndFromThoseThatCannotBeRead) {
   for (const Published& known : {Published{}, published, Published{std::string(64, '0'), published.digest, published.bytes}}) {
     const auto found = find_trial(path, "id004", known);
     EXPECT_EQ(found.kind, Kind::valid) << found.why;
-    EXPECT_EQ(found.state, trial(4).state);
+    EXPECT_EQ(found.record.state, trial(4).state);
     EXPECT_EQ(found.published.sha256, published.sha256);
     EXPECT_EQ(found.published.digest, published.digest);
     EXPECT_EQ(found.published.bytes, published.bytes);

@@ -12,6 +12,9 @@ void set_timeout(double seconds);
 
 double timeout_seconds();
 
+/// For waits that may last as long as other ranks train.
+inline constexpr double kNoTimeout = 1e9;
+
 /// Called once, before the process ends, with the sentence that names rank and collective (a journal line, for example).
 void on_timeout(std::function<void(const std::string&)> callback);
 

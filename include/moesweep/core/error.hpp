@@ -48,6 +48,9 @@ class Error : public std::runtime_error {
   bool on_every_rank_ = false;
 };
 
+/// Whether memory ran out: by the type, or by the words of moesweep, libtorch or the system.
+bool tells_of_memory(const std::exception& exception);
+
 /// Any exception as an error that a user reads. One of files (std::filesystem) and memory that ran out are `io`, with the path where there is one;
 /// what nobody expected is `internal`. An `Error` is given back as it is.
 Error error_of(const std::exception& exception);

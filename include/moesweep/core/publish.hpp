@@ -16,6 +16,9 @@ std::filesystem::path temporary_beside(const std::filesystem::path& path);
 /// Creates an empty file, which must not be there: a link of that name, whatever it points to, is an `io` error that names `shown`.
 void create_exclusively(const std::filesystem::path& path, const std::filesystem::path& shown);
 
+/// Whether nothing has that name. A link that leads nowhere is something, and so is what cannot be looked at.
+bool is_absent(const std::filesystem::path& path);
+
 /// An `io` error that names `path` unless it is absent or a regular file: links, folders, devices and pipes are not replaced.
 void require_replaceable(const std::filesystem::path& path);
 

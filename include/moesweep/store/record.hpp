@@ -65,7 +65,7 @@ TrialRecord read_trial(const std::filesystem::path& path, const Published& publi
 struct TrialFinding {
   enum class Kind { absent, valid, damaged, unreadable };
   Kind kind = Kind::absent;
-  std::string state;    ///< of the record, when valid
+  TrialRecord record;   ///< when valid
   std::string why;      ///< why it is damaged, or cannot be read just now
   Published published;  ///< when valid
 
